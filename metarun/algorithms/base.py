@@ -1,0 +1,105 @@
+"""What all few-shot learners have in common: adapt to a support set, answer for the queries."""
+
+from abc import abstractmethod
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from metarun.backbones.base import Backbone
+from metarun.batch_statistics import normalise_by, query_outputs
+from metarun.errors import UserError
+from metarun.tasks import Episode, Examples, Metrics, Predictor
+
+
+class FewShotLearner(nn.Module):
+    """A method: `adapt` is all it must define.
+
+    `statistics` is how its paper normalises test queries (see `metarun.batch_statistics`), for protocols that leave it open.
+    `inner_gradients` says that adapting takes gradients of its own, which a scaled loss does not protect from fp16's range.
+    """
+
+    statistics: ClassVar[str] = "running"
+    inner_gradients: ClassVar[bool] = False
+
+    @abstractmethod
+    def adapt(self, support: Examples, statistics: str = "track") -> Predictor:
+        """A predictor for the tasks of `support`; the learner itself stays as it was.
+
+        `statistics`: how the predictor's queries are normalised; `track` is for training, and moves the running averages.
+        """
+
+    def meta_loss(self, episode: Episode) -> tuple[Tensor, Metrics]:
+        """Cross-entropy of the queries after adaptation, mean over tasks and queries, with `loss` and `accuracy` in [0, 1]."""
+        return score(self.adapt(episode.support)(episode.query.x), episode.query.y)
+
+
+def score(logits: Tensor, labels: Tensor) -> tuple[Tensor, Metrics]:
+    """Mean cross-entropy of logits (T, n, N) against labels (T, n), and the metrics of a batch of tasks."""
+    loss = cross_entropy(logits, labels)
+    return loss, {"loss": loss.detach(), "accuracy": (logits.detach().argmax(-1) == labels).float().mean()}
+
+
+def cross_entropy(logits: Tensor, labels: Tensor, reduction: str = "mean") -> Tensor:
+    """Of logits (T, n, N) against labels (T, n), in float32 at least."""
+    return F.cross_entropy(full(logits).flatten(0, 1), labels.flatten(), reduction=reduction)
+
+
+def full(x: Tensor) -> Tensor:
+    """Half precision is for networks; what compares and adds up needs more."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
+class MetricLearner(FewShotLearner):
+    """A learner that embeds every image and then compares: `classify` sees embeddings only.
+
+    Statistics apply to the embedding: the support set is normalised by its own batch, except under `running`. In training, support
+    and queries of a task are one batch. With `running` an image's embedding depends on nothing else, so that a whole split can be
+    embedded once and any number of episodes scored on it.
+    """
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        self.backbone = backbone
+
+    @abstractmethod
+    def classify(self, support: Examples) -> Predictor:
+        """A predictor from query embeddings (T, n, D) to class scores, given support embeddings as `support.x` (T, n, D)."""
+
+    def embed(self, x: Tensor, statistics: str = "running") -> Tensor:
+        """Embeddings (T, n, D), in float32 at least, of images (T, n, C, H, W), each task normalised by `statistics` of its own."""
+        if statistics == "running":  # no task sees another's images then, so they may go together
+            with normalise_by(self.backbone, "running"):
+                return full(self.backbone(x.flatten(0, 1)[None])[0]).unflatten(0, x.shape[:2])
+        return self._each(x, x, statistics)
+
+    def _each(self, support: Tensor, query: Tensor, statistics: str) -> Tensor:
+        pairs = zip(support.split(1), query.split(1), strict=True)
+        return full(torch.cat([query_outputs(self.backbone, {}, s, q, statistics) for s, q in pairs]))
+
+    def adapt(self, support: Examples, statistics: str = "track") -> Predictor:
+        own = statistics if statistics in ("running", "track") else "query"
+        classifier = self.classify(Examples(self.embed(support.x, own), support.y, support.ways))
+        if statistics == "running":
+            return lambda query: classifier(self.embed(query))
+        return lambda query: classifier(self._each(support.x, query, statistics))
+
+    def meta_loss(self, episode: Episode) -> tuple[Tensor, Metrics]:
+        support, query = episode.support, episode.query
+        embedded = self.embed(torch.cat([support.x, query.x], 1), "track")
+        known, asked = embedded.split([support.x.shape[1], query.x.shape[1]], 1)
+        with torch.autocast(embedded.device.type, enabled=False):
+            return score(self.classify(Examples(known, support.y, support.ways))(asked), query.y)
+
+
+def class_means(x: Tensor, y: Tensor, ways: int) -> Tensor:
+    """Mean of x (T, n, D) per class of y (T, n): (T, N, D)."""
+    members = F.one_hot(y, ways).to(x.dtype)
+    return members.mT @ x / members.sum(1).unsqueeze(2)
+
+
+def require(condition: bool, key: str, value: object, allowed: str) -> None:
+    """Refuses a setting of the algorithm: raises UserError with the key, the value and what is allowed."""
+    if not condition:
+        raise UserError(f"algorithm.{key}: {value} is not allowed; expected {allowed}")

@@ -1,0 +1,33 @@
+"""Prototypical Networks. Snell, Swersky, Zemel, 2017. arXiv:1703.05175
+
+    p(y = k | x) = softmax_k( -d(f(x), c_k) ),   c_k = mean of f(x_i) over the support of class k
+
+Differs from the paper: nothing. Its Omniglot scripts train the final model on train + val: that is `dataset`'s business.
+"""
+
+from typing import Literal
+
+import torch
+from torch.nn import functional as F
+
+from metarun.algorithms.base import MetricLearner, class_means, require
+from metarun.backbones.base import Backbone
+from metarun.tasks import Examples, Predictor
+
+
+class ProtoNet(MetricLearner):
+    """distance: squared `euclidean`, or `cosine` (scores are then cosines); scale: a factor on the scores (the paper: 1)."""
+
+    def __init__(self, backbone: Backbone, distance: Literal["euclidean", "cosine"] = "euclidean", scale: float = 1.0) -> None:
+        super().__init__(backbone)
+        require(scale > 0, "scale", scale, "a number above 0")
+        self.distance, self.scale = distance, scale
+
+    def classify(self, support: Examples) -> Predictor:
+        prototypes = class_means(support.x, support.y, support.ways)
+        if self.distance == "cosine":
+            prototypes = F.normalize(prototypes, dim=-1)
+            return lambda z: self.scale * F.normalize(z, dim=-1) @ prototypes.mT
+        length = prototypes.square().sum(-1).unsqueeze(1)
+        # -|z - c|^2 as products, one matrix multiplication instead of a (T, n, N, D) difference.
+        return lambda z: self.scale * (2 * z @ prototypes.mT - length - torch.square(z).sum(-1, keepdim=True))

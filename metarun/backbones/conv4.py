@@ -1,0 +1,64 @@
+"""The four-block convolutional network of few-shot learning (Vinyals et al. 2016), in the variants of its users."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Literal
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from metarun.backbones.base import Backbone
+from metarun.errors import UserError
+from metarun.layers import BatchNorm2d, Conv2d, fold, unfold
+
+
+class Conv4(Backbone):
+    """Blocks of convolution 3x3, batch norm, ReLU and halving of the image; one block per entry of `widths`.
+
+    downsample: `pool` (2x2 max-pooling: Vinyals, Snell, MAML on miniImageNet) or `stride` (the convolution steps by two: MAML and
+    Reptile on Omniglot). features: `flatten` (h·w·C numbers) or `mean` over the image (MAML on Omniglot). scale: batch norm has a
+    factor beside its offset. init: `torch`'s default, or `xavier` uniform with zero biases (MAML). Raises UserError where the
+    image has no pixel left.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        image_size: int,
+        widths: Sequence[int] = (64, 64, 64, 64),
+        downsample: Literal["pool", "stride"] = "pool",
+        features: Literal["flatten", "mean"] = "flatten",
+        scale: bool = True,
+        eps: float = 1e-5,
+        init: Literal["torch", "xavier"] = "torch",
+    ) -> None:
+        super().__init__()
+        size = image_size
+        for _ in widths:
+            size = size // 2 if downsample == "pool" else (size + 1) // 2
+        if size < 1:
+            raise UserError(f"backbone.widths: {len(widths)} blocks leave nothing of a {image_size}x{image_size} image")
+        self.mean, self.out_features = features == "mean", widths[-1] * (1 if features == "mean" else size * size)
+        self.blocks = nn.Sequential(*(Block(i, o, downsample, scale, eps) for i, o in pairwise((in_channels, *widths))))
+        if init == "xavier":
+            for block in self.blocks:
+                nn.init.xavier_uniform_(block.conv.weight)
+                nn.init.zeros_(block.conv.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tasks = x.shape[0]
+        x = self.blocks(fold(x))
+        return unfold(x.mean((2, 3), keepdim=True) if self.mean else x, tasks)
+
+
+class Block(nn.Module):
+    def __init__(self, in_channels: int, out_channels: int, downsample: str, scale: bool, eps: float) -> None:
+        super().__init__()
+        self.conv = Conv2d(in_channels, out_channels, 3, padding=1, stride=2 if downsample == "stride" else 1)
+        self.norm = BatchNorm2d(out_channels, eps=eps, scale=scale)
+        self.pool = downsample == "pool"
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.conv(x))
+        # Pooling before the ReLU gives the same as after it, since both are monotone, with a quarter of the work.
+        return F.relu(F.max_pool2d(x, 2) if self.pool else x)

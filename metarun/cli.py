@@ -1,0 +1,104 @@
+"""`metarun COMMAND ...`: picks the command, and turns refusals into one line. Imports nothing heavy: `metarun --help` answers at once."""
+
+import difflib
+import os
+import sys
+from collections.abc import Sequence
+
+from metarun import __version__
+from metarun.errors import UserError
+
+USAGE = """metarun: meta-learning experiments from configuration
+
+  metarun train [group=choice] [key=value]          train a learner, then test it by its protocol
+  metarun train resume=RUN_DIR                      go on with an interrupted run
+  metarun train --multirun seed=0,1,2               one run for every combination
+  metarun evaluate run=RUN_DIR [key=value]          test the checkpoint of a run
+  metarun data verify dataset=NAME [key=value]      what is there of a dataset, what is missing
+  metarun COMMAND --help                            groups, main keys and examples of a command
+  metarun -sc install=bash                          print tab completion, for eval "$(metarun -sc install=bash)"
+  metarun --version
+"""
+COMMANDS = ("train", "evaluate", "data")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command line and returns its exit code: 0, 2 for what the user can mend; a bug raises."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return dispatch(arguments)
+    except UserError as error:
+        print(f"metarun: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:  # while composing or building; a training run saves and leaves by itself
+        return 130
+
+
+def dispatch(arguments: list[str]) -> int:
+    """Calls the command that the first word names."""
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(USAGE, end="")
+        return 0
+    if arguments[0] == "--version":
+        print(f"metarun {__version__}")
+        return 0
+    if arguments[0] in ("-sc", "--shell-completion", "--shell_completion"):
+        return complete(arguments)
+    command, rest = arguments[0], arguments[1:]
+    if command not in COMMANDS:
+        raise UserError(f"{command}: no such command; {near(command, COMMANDS)}expected one of {', '.join(COMMANDS)}")
+    if command == "data":
+        command, rest = data_command(rest)
+    return run(command, rest)
+
+
+def data_command(rest: list[str]) -> tuple[str, list[str]]:
+    """`metarun data verify ...` is the command `verify`."""
+    if rest[:1] == ["verify"]:
+        return "verify", rest[1:]
+    if not rest or rest[0] in ("-h", "--help"):
+        return "verify", ["--help"]
+    raise UserError(f"data {rest[0]}: no such command; expected data verify")
+
+
+def run(command: str, rest: list[str]) -> int:
+    """Hands the rest of the line to the command. Hydra reads `sys.argv`, so it has to see a line without the command's name."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises what went wrong instead of printing its own page and leaving
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # a `_target_` may name a module beside the user's own groups; last, so it hides nothing
+    from metarun import commands
+
+    kept = sys.argv
+    sys.argv = [kept[0], *rest]
+    try:
+        commands.run(command, rest)
+    finally:
+        sys.argv = kept
+    return 0
+
+
+def complete(arguments: list[str]) -> int:
+    """Shell completion. Hydra completes `metarun group=...`, so the command is taken out of the line that it is shown."""
+    line = os.environ.get("COMP_LINE", "")
+    program, *words = line.split(" ")
+    words = [word for word in words if word]
+    command = next(iter(words[:1]), "")
+    if "install" in arguments[-1]:  # install=bash and uninstall=bash only print a script
+        return run("train", arguments)
+    if command not in COMMANDS or (len(words) == 1 and not line.endswith(" ")):
+        print(" ".join(name for name in COMMANDS if name.startswith(command)))
+        return 0
+    words = words[1:]
+    if command == "data":
+        if not words or (words == ["verify"[: len(words[0])]] and not line.endswith(" ")):
+            print("verify")
+            return 0
+        command, words = "verify", words[1:]
+    os.environ["COMP_LINE"] = " ".join([program, *words]) + (" " if line.endswith(" ") else "")
+    return run(command, arguments)
+
+
+def near(word: str, choices: Sequence[str]) -> str:
+    """`did you mean X? ` when one of the choices looks like the word, else nothing."""
+    found = difflib.get_close_matches(word, choices, n=1)
+    return f"did you mean {found[0]}? " if found else ""

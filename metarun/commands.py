@@ -1,0 +1,154 @@
+"""The commands behind `metarun`. No DictConfig leaves this module, `compose` and `earlier`: all else gets plain dicts and paths."""
+
+import logging
+import sys
+import traceback
+from argparse import Namespace
+from pathlib import Path
+from typing import Any, NoReturn
+
+import hydra
+from hydra._internal.utils import get_args_parser
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from metarun import compose, earlier
+from metarun.config import check
+from metarun.errors import UserError
+from metarun.refusals import refusal
+from metarun.targets import check_targets
+
+log = logging.getLogger("metarun")
+
+
+def run(command: str, words: list[str]) -> None:
+    """Runs `train`, `evaluate` or `verify`; raises UserError for whatever the user can mend."""
+    args = parse(words)
+    only_shown = args.help or args.hydra_help or args.cfg or args.info or args.shell_completion
+    try:
+        if only_shown or (command == "train" and not resumed_from(args)):
+            hydra.main(config_path=str(compose.conf_dir()), config_name=command, **compose.VERSION)(job)()
+        elif args.multirun:
+            raise UserError(f"--multirun: {command} takes one run at a time")
+        elif command == "train":
+            resume(args)
+        else:
+            {"evaluate": evaluate, "verify": verify}[command](args)
+    except (HydraException, OmegaConfBaseException, UserError) as error:
+        line = refusal(error, lambda without: compose.known_keys(command, args, without))
+        if line is None:
+            raise
+        raise UserError(line) from error
+
+
+def parse(words: list[str]) -> Namespace:
+    """Hydra's own flags and overrides, with a wrong flag refused in one line."""
+
+    def error(message: str) -> NoReturn:
+        raise UserError(f"{message}; see --help")
+
+    parser = get_args_parser()
+    parser.error = error  # type: ignore[method-assign]
+    args = parser.parse_args(words)
+    if args.run + args.multirun + args.shell_completion + (args.cfg is not None) + (args.info is not None) > 1:
+        error("only one of --run, --multirun, --cfg, --info and --shell-completion can be given")
+    return args
+
+
+def resumed_from(args: Namespace) -> str | None:
+    """The value of `resume=`."""
+    values = [word.partition("=")[2] for word in args.overrides if word.startswith("resume=")]
+    return values[-1] if values and values[-1] not in ("", "null") else None
+
+
+class CheckBeforeRun(Callback):
+    """Refuses a run before Hydra makes its folder: this is the last moment at which nothing is written."""
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        HydraConfig.instance().set_config(config)  # Hydra does it only later, and `${hydra:...}` may stand in a value
+        try:
+            cfg = compose.values(OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"]))
+            check_and_prepare(cfg, Path(str(config.hydra.run.dir)))
+        except Exception as error:  # Hydra turns a callback's exceptions into warnings; only SystemExit stops it
+            raise SystemExit(report(error)) from None
+
+
+def check_and_prepare(cfg: dict[str, Any], run_dir: Path) -> None:
+    """Everything that can refuse a training run, in the order of its cost; writes nothing into the run folder."""
+    check(cfg)
+    check_targets(cfg)
+    from metarun.train import prepare
+
+    prepare(cfg, run_dir)
+
+
+def report(error: Exception) -> int:
+    """Prints one line for what the user can mend, a traceback for a bug; returns the exit code."""
+    line = refusal(error)
+    if line is None:
+        traceback.print_exception(error)
+        return 1
+    print(f"metarun: {line}", file=sys.stderr)
+    return 2
+
+
+def job(cfg: DictConfig) -> float:
+    """One training run inside its folder; the tested accuracy is what a sweeper gets."""
+    settings = HydraConfig.get()
+    single = settings.mode == RunMode.RUN
+    choices = {str(group): choice for group, choice in settings.runtime.choices.items() if not str(group).startswith("hydra/")}
+    try:
+        values = compose.values(cfg)
+        if not single:  # the callback did it for a single run
+            check(values)
+            check_targets(values)
+        from metarun.train import train
+
+        return float(train(values, Path(settings.runtime.output_dir), choices)["accuracy"])
+    except Exception as error:
+        if single:
+            raise SystemExit(report(error)) from None
+        log.error("%s", refusal(error) or traceback.format_exc())  # Hydra prints only the first of a sweep's failures
+        raise
+
+
+def resume(args: Namespace) -> None:
+    """`metarun train resume=RUN_DIR`: the run's own configuration in its own folder."""
+    cfg, choices, run_dir = earlier.resumed(args)
+    check_and_prepare(cfg, run_dir)
+    from metarun.train import train
+
+    log_to(logging.StreamHandler(sys.stdout), logging.FileHandler(run_dir / "train.log"))
+    train(cfg, run_dir, choices)
+
+
+def evaluate(args: Namespace) -> None:
+    """`metarun evaluate run=RUN_DIR`: the run's own configuration, changed only where the line says so."""
+    cfg, run_dir = earlier.evaluated(args)
+    check(cfg)
+    check_targets(cfg)
+    from metarun.train import evaluate
+
+    log_to(logging.StreamHandler(sys.stdout))
+    evaluate(cfg, run_dir)
+
+
+def verify(args: Namespace) -> None:
+    """`metarun data verify`: what is there of a dataset, what is missing."""
+    cfg = compose.values(compose.compose("verify", args))
+    check_targets(cfg)
+    from hydra.utils import instantiate
+
+    from metarun.data.verify import verify as lines
+
+    for line in lines(instantiate(cfg["dataset"])):
+        print(line)
+
+
+def log_to(*handlers: logging.Handler) -> None:
+    """Plain lines to the given places, as Hydra sets it up for the runs that it starts."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=handlers, force=True)

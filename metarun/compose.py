@@ -1,0 +1,71 @@
+"""Configurations from `conf/`: composing them, and what keys they have."""
+
+from argparse import Namespace
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig, OmegaConf
+
+from metarun.errors import UserError
+
+# Hydra 1.4 deprecates `version_base`; 1.3 needs it to behave like 1.3.
+VERSION: dict[str, Any] = {"version_base": "1.3"} if hydra.__version__.startswith("1.3") else {}
+
+
+def conf_dir() -> Path:
+    """The folder of the groups: inside the package in a wheel, beside it in a checkout."""
+    package = Path(__file__).resolve().parent
+    return next(folder for folder in (package / "conf", package.parent / "conf") if (folder / "train.yaml").is_file())
+
+
+def compose(command: str, args: Namespace, choices: dict[str, str | None] | None = None) -> DictConfig:
+    """Composes a command's config from its overrides; `choices` stand in for the groups that the overrides leave alone."""
+    overrides = list(args.overrides)
+    if args.config_dir:
+        folder = Path(args.config_dir).resolve()
+        if not folder.is_dir():
+            raise UserError(f"--config-dir: {folder} is no folder")
+        overrides.insert(0, f"hydra.searchpath=['file://{folder}']")
+    with hydra.initialize_config_dir(str(conf_dir()), job_name="metarun", **VERSION):
+        loader = GlobalHydra.instance().config_loader()
+        where = [word for word in overrides if word.startswith("hydra.searchpath=")]
+        given = {override.key_or_group for override in parse(overrides)}
+        kept = [
+            f"{group}={choice}"
+            for group, choice in (choices or {}).items()
+            # A group of the user's own is not there without their --config-dir; its saved values are, and that is enough.
+            if group not in given and choice in loader.get_group_options(group, config_name=command, overrides=where)
+        ]
+        return hydra.compose(command, overrides=[*kept, *overrides])
+
+
+def parse(overrides: list[str]) -> list[Override]:
+    """The overrides as Hydra's own grammar understands them."""
+    return list(OverridesParser.create().parse_overrides(overrides))
+
+
+def values(cfg: DictConfig) -> dict[str, Any]:
+    """Plain values, interpolations resolved."""
+    result = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    assert isinstance(result, dict)
+    return {str(key): value for key, value in result.items()}
+
+
+def known_keys(command: str, args: Namespace, without: str) -> list[str]:
+    """Every key of the config and every group that the command line would compose without the override `without`."""
+    rest = [override.input_line for override in parse(args.overrides) if override.key_or_group != without]
+    cfg = compose(command, Namespace(overrides=rest, config_dir=args.config_dir))
+    return list(keys(cfg))
+
+
+def keys(node: DictConfig, prefix: str = "") -> Iterator[str]:
+    """The full keys of a config, inner nodes included."""
+    for key in (str(key) for key in node):
+        yield prefix + key
+        if not OmegaConf.is_missing(node, key) and not OmegaConf.is_interpolation(node, key) and OmegaConf.is_dict(node[key]):
+            yield from keys(node[key], f"{prefix}{key}.")

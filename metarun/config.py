@@ -1,0 +1,66 @@
+"""Checks of a configuration before torch is imported: ranges and choices of the keys that every run has."""
+
+from collections.abc import Mapping
+from numbers import Real
+from typing import Any
+
+from metarun.errors import UserError
+
+AT_LEAST = {
+    "seed": 0, "steps": 1, "tasks_per_step": 1, "val_every": 0, "log_every": 1, "checkpoint_every": 0,
+    "task.ways": 2, "task.shots": 1, "task.queries": 1,
+    "protocol.episodes": 1, "protocol.ways": 2, "protocol.shots": 1, "protocol.queries": 1, "protocol.val_episodes": 1, "protocol.seed": 0,
+}  # fmt: skip
+AT_LEAST_OR_NULL = {"tasks_per_chunk": 1, "patience": 1, "device.threads": 1}
+POSITIVE_OR_NULL = ("clip_value", "clip_norm")
+CHOICES: dict[str, tuple[Any, ...]] = {
+    "protocol.split": ("train", "val", "trainval", "test"),
+    "protocol.batch_norm": (None, "query", "running", "support", "support+one"),
+    "protocol.selection": ("best_val", "last"),
+    "protocol.allow_overlap": (True, False),
+    "device.name": ("auto", "cpu", "cuda", "mps"),
+    "device.precision": ("fp32", "bf16", "fp16"),
+    "device.deterministic": (True, False),
+    "device.keep_memory": (True, False),
+}
+
+
+def check(cfg: Mapping[str, Any]) -> None:
+    """Raises UserError for the first fixed key whose value makes no sense. Imports nothing, so it answers before torch is there."""
+    for key, low in {**AT_LEAST, **AT_LEAST_OR_NULL}.items():
+        value, null = get(cfg, key), key in AT_LEAST_OR_NULL
+        if not (null and value is None) and not (is_integer(value) and value >= low):
+            raise refused(key, value, f"an integer of at least {low}" + " or null" * null)
+    for key in POSITIVE_OR_NULL:
+        value = get(cfg, key)
+        if value is not None and not (is_number(value) and value > 0):
+            raise refused(key, value, "a number above 0 or null")
+    for key, allowed in CHOICES.items():
+        value = get(cfg, key)
+        if not any(value is choice or (isinstance(choice, str) and value == choice) for choice in allowed):
+            raise refused(key, value, f"one of {', '.join(map(shown, allowed))}")
+
+
+def get(cfg: Mapping[str, Any], key: str) -> Any:
+    """The value under a dotted key, None where there is none."""
+    value: Any = cfg
+    for name in key.split("."):
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value
+
+
+def refused(key: str, value: Any, expected: str) -> UserError:
+    return UserError(f"{key}: {shown(value)} is not allowed; expected {expected}")
+
+
+def shown(value: Any) -> str:
+    """A value as it is written on the command line."""
+    return {"None": "null", "True": "true", "False": "false"}.get(str(value), str(value))
+
+
+def is_integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)

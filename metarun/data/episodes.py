@@ -1,0 +1,134 @@
+"""Episodes by number: episode `i` of a split is a pure function of (seed, split, i), whoever asks, wherever and in what order.
+
+Its random words come from the counter-based generator Philox, keyed by (seed, split) and counted by `i`; only raw words are used, whose
+stream NumPy keeps the same in every version. Smallest word first orders classes, and images within a class: all draws are uniform.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metarun.data.table import ImageTable
+from metarun.device import Device
+from metarun.errors import UserError
+from metarun.tasks import Episode, Examples
+
+
+@dataclass(frozen=True)
+class Draws:
+    """T drawn tasks: classes (T, N) in the table; images (T, N, K+Q) in the table, support first; turns (T, N) by 90 degrees."""
+
+    classes: np.ndarray
+    images: np.ndarray
+    turns: np.ndarray
+
+
+class Episodes:
+    """The numbered episodes of a table: `ways` classes, `shots` support and `queries` query images of each.
+
+    Raises UserError if the table has too few classes, or a class too few images; `split` names it in messages.
+    """
+
+    def __init__(self, table: ImageTable, ways: int, shots: int, queries: int, seed: int, split: str, key: str = "task") -> None:
+        self.table, self.ways, self.shots, self.queries = table, ways, shots, queries
+        self.turned = 4 if table.rotations == "classes" else 1
+        classes = len(table.names) * self.turned
+        if ways > classes:
+            raise UserError(f"{key}.ways: {ways} is not allowed; the {split} split has {classes} classes")
+        small = int(table.counts.argmin())
+        if shots + queries > table.counts[small]:
+            raise UserError(
+                f"{key}.shots + {key}.queries: {shots} + {queries} is not allowed; "
+                f"class {table.names[small]} ({split} split) has {table.counts[small]} images"
+            )
+        self.key = [seed % 2**64, int.from_bytes(hashlib.sha256(split.encode()).digest()[:8], "little")]
+
+    def draw(self, first: int, count: int) -> Draws:
+        """Episodes `first` to `first + count - 1`."""
+        draws = [self._one(index) for index in range(first, first + count)]
+        return Draws(*(np.stack(parts) for parts in zip(*draws, strict=True)))
+
+    def _one(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        classes, most = len(self.table.names), int(self.table.counts.max())
+        words = np.random.Philox(key=self.key, counter=[0, 0, 0, index]).random_raw(classes * self.turned + self.ways + self.ways * most)
+        order, turns, images = np.split(words, [classes * self.turned, classes * self.turned + self.ways])
+        chosen, turn = np.divmod(_smallest(order, self.ways), self.turned)
+        if self.table.rotations == "per_class":
+            turn = (turns >> 62).astype(np.int64)
+        elif self.table.rotations == "per_episode":
+            turn = np.full(self.ways, turns[0] >> 62, dtype=np.int64)
+        images = images.reshape(self.ways, most)
+        images = np.where(np.arange(most) < self.table.counts[chosen, None], images, np.iinfo(np.uint64).max)
+        return chosen, self.table.starts[chosen, None] + _smallest(images, self.shots + self.queries), turn
+
+    def sha256(self, count: int) -> str:
+        """Of the first `count` episodes: class names and which images of each, whatever the images are turned into."""
+        digest = hashlib.sha256(json.dumps([self.table.names, self.shots, self.queries]).encode())
+        for first in range(0, count, 1000):
+            draws = self.draw(first, min(1000, count - first))
+            places = draws.images - self.table.starts[draws.classes][..., None]
+            for part in (draws.classes, places, draws.turns):
+                digest.update(np.ascontiguousarray(part, dtype="<i8"))
+        return digest.hexdigest()
+
+
+def _smallest(words: np.ndarray, count: int) -> np.ndarray:
+    """Where the `count` smallest words of the last axis stand, in ascending order of the words."""
+    places = np.argpartition(words, count - 1, axis=-1)[..., :count]
+    return np.take_along_axis(places, np.take_along_axis(words, places, -1).argsort(-1), -1)
+
+
+class Pixels:
+    """The images of a table, ready to be gathered into episodes on a device.
+
+    residency: `device` keeps the bytes there, `ram` in memory, `disk` mapped; `auto` takes the device if they fit into half of its free
+    memory, else leaves them mapped. Images come out as float32 or the device's half precision, normalised by the table's mean and std.
+    """
+
+    def __init__(self, table: ImageTable, device: Device, residency: Literal["auto", "device", "ram", "disk"] = "auto") -> None:
+        on_device = residency == "device" or (residency == "auto" and table.images.nbytes < device.free_memory() / 2)
+        images = torch.from_numpy(np.array(table.images) if residency == "ram" else table.images)
+        count, height, width, channels = images.shape
+        self.device, self.shape, self.turning = device, (height, width, channels), table.rotations != "none"
+        self.bytes = images.view(count, -1)
+        if on_device:
+            self.bytes = self.bytes.to(device.torch)
+        if self.turning and height != width:
+            raise UserError(f"dataset.rotations: {table.rotations} is not allowed for images of {height}x{width}; only for square ones")
+        std = torch.tensor(table.std, dtype=torch.float32).expand(channels)
+        mean = torch.tensor(table.mean, dtype=torch.float32).expand(channels)
+        self.factor, self.offset = (1 / (255 * std)).to(device.torch), (-mean / std).to(device.torch)
+        if self.turning:
+            places = torch.arange(height * width).view(height, width)
+            self.turns = torch.stack([places.rot90(k).flatten() for k in range(4)]).to(device.torch)
+
+    def gather(self, images: np.ndarray, turns: np.ndarray) -> Tensor:
+        """Images (n, C, H, W) on the device: those at `images` (n,), each turned by `turns` (n,) times 90 degrees."""
+        index = torch.from_numpy(images)
+        if self.bytes.device.type == "cpu":
+            chosen = self.bytes[index]
+            chosen = chosen.to(self.device.torch) if self.device.torch.type != "cuda" else chosen.pin_memory().to(self.device.torch, non_blocking=True)
+        else:
+            chosen = self.bytes[self.device.put(images)]
+        x = chosen.view(len(images), -1, self.shape[2])
+        if self.turning:
+            x = x.gather(1, self.turns[self.device.put(turns)].unsqueeze(2).expand_as(x))
+        x = torch.addcmul(self.offset, x.to(torch.float32), self.factor).to(self.device.dtype)
+        return x.view(len(images), *self.shape).permute(0, 3, 1, 2)
+
+    def episode(self, draws: Draws, shots: int) -> Episode:
+        """The drawn tasks as tensors on the device."""
+        tasks, ways, each = draws.images.shape
+        turns = np.repeat(draws.turns.reshape(-1), each)
+        x = self.gather(draws.images.reshape(-1), turns).unflatten(0, (tasks, ways, each))
+        labels = torch.arange(ways, device=self.device.torch)
+
+        def part(images: Tensor) -> Examples:
+            return Examples(images.flatten(1, 2), labels.repeat_interleave(images.shape[2]).expand(tasks, -1), ways)
+
+        return Episode(part(x[:, :, :shots]), part(x[:, :, shots:]))

@@ -1,0 +1,108 @@
+"""The configuration of an earlier run, changed by a few overrides: what `evaluate run=` and `train resume=` work with."""
+
+from argparse import Namespace
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from metarun.compose import compose, parse, values
+from metarun.errors import UserError
+
+NOT_CONFIG = ("run", "resume", "hydra.searchpath")  # say where things are, not what is done
+FREE_ON_RESUME = ("dataset.root", "dataset.residency")  # where the data lie is no part of an experiment
+
+
+def evaluated(args: Namespace) -> tuple[dict[str, Any], Path]:
+    """The config and the folder of `run=`, changed where the overrides say so."""
+    run_dir = folder_of("run", args)
+    saved, choices = saved_config(run_dir)
+    config, _ = changed("evaluate", saved, choices, args)
+    return values(config), run_dir
+
+
+def resumed(args: Namespace) -> tuple[dict[str, Any], dict[str, Any], Path]:
+    """The config, the choices and the folder of `resume=`. Raises UserError if an override asks for anything else than the run has."""
+    run_dir = folder_of("resume", args)
+    saved, choices = saved_config(run_dir)
+    config, given = changed("train", saved, choices, args)
+    before = OmegaConf.create(saved)
+    for key, value in given.items():
+        was = choices[key] if key in choices else OmegaConf.select(before, key)
+        if key in FREE_ON_RESUME:
+            OmegaConf.update(before, key, value)
+        elif value != was:
+            raise UserError(f"{key}: the run was started with {was}, not {value}; a resumed run keeps its configuration")
+    before.resume = str(run_dir)
+    return values(before), choices, run_dir
+
+
+def folder_of(name: str, args: Namespace) -> Path:
+    """The folder that `run=` or `resume=` names."""
+    given = [override.value() for override in parse(args.overrides) if override.key_or_group == name]
+    if not given or given[-1] in (None, ""):
+        raise UserError(f"{name}: a run folder is needed; {name}=RUN_DIR")
+    folder = Path(str(given[-1]))
+    if not folder.is_dir():
+        raise UserError(f"{name}: {folder} is no folder; expected a run folder")
+    return folder
+
+
+def saved_config(run_dir: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The values and the group choices that the run's checkpoint carries."""
+    from metarun.run import load_config
+
+    saved = load_config(run_dir, "last")
+    return saved["config"], saved["choices"]
+
+
+def changed(command: str, saved: dict[str, Any], choices: dict[str, Any], args: Namespace) -> tuple[DictConfig, dict[str, Any]]:
+    """The saved config with the overridden nodes taken from a fresh composition; and what was overridden: group choices and values."""
+    fresh = compose(command, args, {group: choice for group, choice in choices.items() if group != "experiment"})
+    config = OmegaConf.create(saved)
+    follow(config, fresh)
+    given: dict[str, Any] = {}
+    for override in parse(args.overrides):
+        key = override.key_or_group.replace("/", ".")
+        if key in NOT_CONFIG:
+            continue
+        if override.is_delete() or override.package or key.startswith("hydra.") or not has(fresh, key):
+            raise UserError(f"{override.input_line}: only choices and values of the run's own configuration can be given here")
+        node = OmegaConf.select(fresh, key)
+        OmegaConf.update(config, key, OmegaConf.to_container(node) if OmegaConf.is_config(node) else node, merge=False, force_add=True)
+        given[key] = override.value() if key in choices else node
+    return config, given
+
+
+def has(config: DictConfig, key: str) -> bool:
+    """Whether the config has a value under this key, null included."""
+    parent, _, name = key.rpartition(".")
+    node = OmegaConf.select(config, parent) if parent else config
+    return OmegaConf.is_dict(node) and name in node
+
+
+def follow(config: DictConfig, fresh: DictConfig) -> None:
+    """Puts an interpolation back where it gives the saved value: a changed `task.shots` then changes `protocol.shots` with it."""
+    for key, interpolation in interpolations(fresh):
+        before = OmegaConf.select(config, key, default=None)
+        if before is None:
+            continue
+        OmegaConf.update(config, key, interpolation, merge=False)
+        try:
+            same = OmegaConf.select(config, key) == before
+        except OmegaConfBaseException:  # it points at what the saved config does not have
+            same = False
+        if not same:
+            OmegaConf.update(config, key, before, merge=False)
+
+
+def interpolations(node: DictConfig, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """The full key and the text of every interpolated value."""
+    texts: Any = OmegaConf.to_container(node)
+    for key in (str(key) for key in node):
+        if OmegaConf.is_interpolation(node, key):
+            yield prefix + key, texts[key]
+        elif not OmegaConf.is_missing(node, key) and OmegaConf.is_dict(node[key]):
+            yield from interpolations(node[key], f"{prefix}{key}.")

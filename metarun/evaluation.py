@@ -1,0 +1,94 @@
+"""Accuracy with its interval, over a fixed and hashed list of episodes."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from metarun.algorithms.base import FewShotLearner, MetricLearner, cross_entropy
+from metarun.data.episodes import Draws, Episodes, Pixels
+from metarun.device import Device
+from metarun.tasks import Examples
+
+IMAGES_AT_ONCE = 1024
+"""Images of the tasks that are evaluated together: enough to keep a device busy, little enough for any memory."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """Of `episodes` tasks: accuracies (episodes,) in percent and mean cross-entropy."""
+
+    accuracies: np.ndarray
+    loss: float
+
+    @property
+    def accuracy(self) -> float:
+        return float(self.accuracies.mean())
+
+    @property
+    def ci95(self) -> float:
+        """Half of the 95 % interval of the mean over tasks, 1.96 sigma / sqrt(n)."""
+        n = len(self.accuracies)
+        return float(1.96 * self.accuracies.std(ddof=1) / np.sqrt(n)) if n > 1 else float("nan")
+
+
+@torch.no_grad()
+def evaluate(learner: FewShotLearner, episodes: Episodes, pixels: Pixels, count: int, statistics: str, device: Device, name: str) -> Result:
+    """Tests `learner` on the first `count` episodes; queries are normalised by `statistics` (see `metarun.batch_statistics`)."""
+    was_training = learner.training
+    learner.eval()
+    inductive = isinstance(learner, MetricLearner) and statistics == "running"
+    scored = _by_embedding(learner, episodes, pixels, count, device) if inductive else _by_task(learner, episodes, pixels, count, statistics, device)
+    correct, losses = [], []
+    with tqdm(total=count, desc=name, unit="task", disable=None, leave=False) as bar:
+        for logits, labels in scored:
+            correct.append((logits.argmax(-1) == labels).float().mean(1))
+            losses.append(cross_entropy(logits, labels, "sum"))
+            bar.update(len(labels))
+    learner.train(was_training)
+    total = torch.stack(losses).double().sum() / (count * episodes.ways * episodes.queries)
+    return Result(100 * torch.cat(correct).double().cpu().numpy(), float(total))
+
+
+def _batches(episodes: Episodes, count: int, images_each: int) -> Iterator[Draws]:
+    size = max(1, IMAGES_AT_ONCE // images_each)
+    for first in range(0, count, size):
+        yield episodes.draw(first, min(size, count - first))
+
+
+def _by_task(
+    learner: FewShotLearner, episodes: Episodes, pixels: Pixels, count: int, statistics: str, device: Device
+) -> Iterator[tuple[Tensor, Tensor]]:
+    for draws in _batches(episodes, count, episodes.ways * (episodes.shots + episodes.queries)):
+        episode = pixels.episode(draws, episodes.shots)
+        with device.autocast():
+            yield learner.adapt(episode.support, statistics)(episode.query.x), episode.query.y
+
+
+def _by_embedding(learner: MetricLearner, episodes: Episodes, pixels: Pixels, count: int, device: Device) -> Iterator[tuple[Tensor, Tensor]]:
+    """The same for a learner whose embedding of an image depends on nothing else: every image once, then gathers."""
+    table, turned = episodes.table, pixels.turning
+    owned = np.concatenate([np.arange(start, start + size) for start, size in zip(table.starts, table.counts, strict=True)])
+    row = np.zeros(table.images.shape[0], dtype=np.int64)
+    row[owned] = np.arange(len(owned))
+    embedded = [_embed_all(learner, pixels, owned, turn, device) for turn in range(4 if turned else 1)]
+    z = torch.stack(embedded)
+    labels = torch.arange(episodes.ways, device=z.device)
+    for draws in _batches(episodes, count, episodes.ways * (episodes.shots + episodes.queries) // 16 + 1):
+        at = z[torch.from_numpy(draws.turns[..., None] * turned).to(z.device), torch.from_numpy(row[draws.images]).to(z.device)]
+        support, query = at[:, :, : episodes.shots], at[:, :, episodes.shots :]
+        y = labels.repeat_interleave(episodes.shots).expand(len(at), -1)
+        logits = learner.classify(Examples(support.flatten(1, 2), y, episodes.ways))(query.flatten(1, 2))
+        yield logits, labels.repeat_interleave(episodes.queries).expand(len(at), -1)
+
+
+def _embed_all(learner: MetricLearner, pixels: Pixels, images: np.ndarray, turn: int, device: Device) -> Tensor:
+    parts = []
+    for chunk in np.array_split(images, max(1, len(images) // IMAGES_AT_ONCE)):
+        x = pixels.gather(chunk, np.full(len(chunk), turn))
+        with device.autocast():
+            parts.append(learner.embed(x[None])[0])
+    return torch.cat(parts)

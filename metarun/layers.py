@@ -1,0 +1,83 @@
+"""Layers that take one set of weights, or one set per task.
+
+Images of T tasks travel as (n, T·C, H, W), channels last, of which (T, n, C, H, W) is a view: one grouped convolution, one batch
+norm over T·C channels and one batched product serve all tasks, and no task sees another's images. A layer's parameters have
+their usual shapes (then T = 1), or are replaced through `torch.func.functional_call` by tensors (T, *shape).
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def fold(x: Tensor) -> Tensor:
+    """(T, n, C, H, W) -> (n, T·C, H, W), channels last."""
+    t, n, c, h, w = x.shape
+    return x.permute(1, 3, 4, 0, 2).reshape(n, h, w, t * c).permute(0, 3, 1, 2)
+
+
+def unfold(x: Tensor, tasks: int) -> Tensor:
+    """(n, T·C, H, W) -> (T, n, H·W·C): the features of every image, as `Linear` takes them."""
+    return x.permute(0, 2, 3, 1).unflatten(3, (tasks, -1)).permute(3, 0, 1, 2, 4).flatten(2)
+
+
+class Conv2d(nn.Conv2d):
+    """`torch.nn.Conv2d` on (n, T·C, H, W), with weight (out, in, k, k) or (T, out, in, k, k)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.weight.dim() == 4:
+            return super().forward(x)
+        bias = None if self.bias is None else self.bias.flatten()
+        return F.conv2d(x, self.weight.flatten(0, 1), bias, self.stride, self.padding, groups=self.weight.shape[0])
+
+
+class Linear(nn.Linear):
+    """`torch.nn.Linear` on (T, n, in), with weight (out, in) or (T, out, in)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.weight.dim() == 2:
+            return super().forward(x)
+        if self.bias is None:
+            return torch.bmm(x, self.weight.mT)
+        return torch.baddbmm(self.bias.unsqueeze(1), x, self.weight.mT)
+
+
+class BatchNorm2d(nn.BatchNorm2d):
+    """`torch.nn.BatchNorm2d` on (n, T·C, H, W), every task by its own statistics, with parameters and buffers (C,) or (T, C).
+
+    `scale=False` leaves out the factor (gamma), as MAML's networks do.
+    """
+
+    def __init__(self, channels: int, eps: float = 1e-5, momentum: float = 0.1, scale: bool = True) -> None:
+        super().__init__(channels, eps=eps, momentum=momentum)
+        if not scale:
+            self.weight = None  # type: ignore[assignment]
+
+    def forward(self, x: Tensor) -> Tensor:
+        tasks = x.shape[1] // self.num_features
+        weight = None if self.weight is None else _per_channel(self.weight, tasks)
+        mean, var = _per_channel(self.running_mean, tasks), _per_channel(self.running_var, tasks)  # type: ignore[arg-type]
+        if not self.training:
+            return F.batch_norm(x, mean, var, weight, _per_channel(self.bias, tasks), False, 0.0, self.eps)
+        if self.momentum == 0:
+            return F.batch_norm(x, None, None, weight, _per_channel(self.bias, tasks), True, 0.0, self.eps)
+        shared = tasks > 1 and self.running_mean.dim() == 1  # type: ignore[union-attr]
+        if shared:  # the batch's own statistics first, averaged below
+            out = F.batch_norm(x, mean, var, weight, _per_channel(self.bias, tasks), True, 1.0, self.eps)
+            self._track(mean.unflatten(0, (tasks, -1)), var.unflatten(0, (tasks, -1)))
+            return out
+        return F.batch_norm(x, mean, var, weight, _per_channel(self.bias, tasks), True, self.momentum or 0.0, self.eps)
+
+    @torch.no_grad()
+    def _track(self, mean: Tensor, var: Tensor) -> None:
+        """Moves the running statistics as T updates one after another would, so they do not depend on how tasks are chunked."""
+        momentum = self.momentum or 0.0
+        age = torch.arange(mean.shape[0] - 1, -1, -1, device=mean.device)
+        share = momentum * (1 - momentum) ** age
+        for running, seen in ((self.running_mean, mean), (self.running_var, var)):
+            running.mul_((1 - momentum) ** mean.shape[0]).add_(share.to(seen) @ seen)  # type: ignore[union-attr]
+
+
+def _per_channel(value: Tensor, tasks: int) -> Tensor:
+    """(C,) or (T, C) -> (T·C,); a (T, C) buffer keeps its memory, so that an update in place reaches it."""
+    return value.repeat(tasks) if value.dim() == 1 and tasks > 1 else value.flatten()

@@ -1,0 +1,51 @@
+"""What a task is, and what learns from it.
+
+Shape legend, used everywhere: T tasks, N ways, K shots, Q queries per class, n examples of one task (N·K or N·Q),
+C, H, W an image, D features.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+Metrics = dict[str, Tensor]
+"""Named scalars on the device, averages over the tasks of a batch."""
+
+Predictor = Callable[[Tensor], Tensor]
+"""Query images (T, n, C, H, W) to class scores (T, n, N)."""
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Labelled images of T tasks: x (T, n, C, H, W) float, y (T, n) int64 in [0, ways), grouped by class in ascending order of y."""
+
+    x: Tensor
+    y: Tensor
+    ways: int
+
+    def tasks(self, start: int, stop: int) -> "Examples":
+        return Examples(self.x[start:stop], self.y[start:stop], self.ways)
+
+
+@dataclass(frozen=True)
+class Episode:
+    """T few-shot tasks: a learner adapts to `support` and answers for `query`; they share classes and labels, never an image."""
+
+    support: Examples
+    query: Examples
+
+    def __len__(self) -> int:
+        return self.support.x.shape[0]
+
+    def chunks(self, size: int) -> Iterator["Episode"]:
+        """The same tasks, at most `size` at a time."""
+        for start in range(0, len(self), size):
+            yield Episode(self.support.tasks(start, start + size), self.query.tasks(start, start + size))
+
+
+class MetaLearner(Protocol):
+    """All that the trainer knows of a method; a task may be of any kind that the method understands."""
+
+    def meta_loss(self, episode: Episode) -> tuple[Tensor, Metrics]: ...

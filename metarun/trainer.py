@@ -1,0 +1,204 @@
+"""The meta-training loop. Nothing in this file knows which method is being trained.
+
+It counts in steps: one step is `tasks_per_step` tasks, one gradient, one update. The host waits for the device only where a line
+says so: to log, to validate, to save.
+"""
+
+import logging
+import signal
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from tqdm import tqdm
+
+from metarun.device import Device, random_state, set_random_state
+from metarun.run import Run
+from metarun.tasks import Episode, Metrics
+
+log = logging.getLogger(__name__)
+
+
+class NonFiniteLoss(ArithmeticError):
+    """Training cannot go on: the message says since which step, and what to try."""
+
+
+@dataclass
+class Averages:
+    """Running means of the metrics since the last log, kept on the device, and the first step whose loss was not finite."""
+
+    sums: Metrics = field(default_factory=dict)
+    steps: int = 0
+    bad_step: Tensor | None = None
+
+    def add(self, metrics: Metrics, step: int) -> None:
+        bad = torch.where(metrics["loss"].isfinite(), 2**62, step)
+        self.bad_step = bad if self.bad_step is None else torch.minimum(self.bad_step, bad)
+        self.sums = {name: value + self.sums.get(name, 0) for name, value in metrics.items()}
+        self.steps += 1
+
+    def read(self) -> dict[str, float]:  # waits for the device
+        return {name: float(value) / self.steps for name, value in self.sums.items()}
+
+
+@dataclass
+class Trainer:
+    """Trains `learner` on `tasks(first, count)`, the numbered training tasks, and keeps `run` up to date.
+
+    validate: metrics on the validation split, `accuracy` among them; facts: what every checkpoint holds beside the training state.
+    The other fields are the keys of train.yaml. Afterwards `best` says which step's validation was the best and what it was.
+    """
+
+    learner: nn.Module
+    optimizer: Optimizer
+    scheduler: LRScheduler
+    device: Device
+    tasks: Callable[[int, int], Episode]
+    validate: Callable[[int], Mapping[str, float]]
+    run: Run
+    facts: Mapping[str, Any]
+    steps: int
+    tasks_per_step: int
+    tasks_per_chunk: int | None
+    val_every: int
+    log_every: int
+    checkpoint_every: int
+    patience: int | None
+    clip_value: float | None
+    clip_norm: float | None
+
+    def __post_init__(self) -> None:
+        self.step, self.best, self.averages = 0, {"step": 0, "accuracy": -1.0, "misses": 0}, Averages()
+        self.scaler = self.device.scaler()
+
+    def fit(self) -> None:
+        """Runs to the last step, or until patience ends. After SIGINT or SIGTERM saves and raises SystemExit(128 + signal)."""
+        self.learner.train()
+        self.clock = (time.perf_counter(), self.step)
+        bar = tqdm(total=self.steps, initial=self.step, desc="train", unit="step", disable=None)
+        with Signals() as signals, bar:
+            while not self.finished():
+                metrics = self.update(self.tasks(self.step * self.tasks_per_step, self.tasks_per_step))
+                self.averages.add(metrics, self.step + 1)
+                self.step += 1
+                bar.update()
+                if self.step % self.log_every == 0:
+                    bar.set_postfix(self.log_averages())
+                if self.val_every and (self.step % self.val_every == 0 or self.step == self.steps):
+                    self.compare()
+                due = self.checkpoint_every and self.step % self.checkpoint_every == 0
+                if due or self.finished() or signals.received:
+                    self.save("last")
+                if signals.received and not self.finished():
+                    bar.close()
+                    log.info("stopped at step %d; go on with: metarun train resume=%s", self.step, self.run.folder)
+                    raise SystemExit(128 + signals.received)
+
+    def finished(self) -> bool:
+        return self.step >= self.steps or (self.patience is not None and self.best["misses"] >= self.patience)
+
+    def update(self, tasks: Episode) -> Metrics:
+        """One step: the mean gradient over all tasks, chunk by chunk, then the update."""
+        self.optimizer.zero_grad(set_to_none=True)
+        total: Metrics = {}
+        for chunk in tasks.chunks(self.tasks_per_chunk or self.tasks_per_step):
+            share = len(chunk) / len(tasks)
+            with self.device.autocast():
+                loss, metrics = self.learner.meta_loss(chunk)  # type: ignore[operator]
+            self.scaler.scale(loss * share).backward()
+            total = {name: value * share + total.get(name, 0) for name, value in metrics.items()}
+        self.scaler.unscale_(self.optimizer)
+        if self.clip_value is not None:
+            nn.utils.clip_grad_value_(self.learner.parameters(), self.clip_value)
+        if self.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.learner.parameters(), self.clip_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.scheduler.step()
+        return total
+
+    def log_averages(self) -> dict[str, str]:
+        """Writes the means since the last log; returns what the bar shows. Waits for the device."""
+        self.refuse_non_finite()
+        means, (since, at) = self.averages.read(), self.clock
+        self.clock = (time.perf_counter(), self.step)
+        rate = (self.step - at) * self.tasks_per_step / (self.clock[0] - since)
+        self.run.log(self.step, "train", means)
+        self.run.show(self.step, "train/tasks_per_second", rate)
+        self.run.show(self.step, "train/lr", self.scheduler.get_last_lr()[0])
+        self.averages = Averages()
+        return {**{name: f"{value:.3f}" for name, value in means.items()}, "tasks/s": f"{rate:.1f}"}
+
+    def compare(self) -> None:
+        """Validates, and keeps the model if none was better. The best is written first: a later `last` may then rely on it."""
+        self.refuse_non_finite()
+        values = self.validate(self.step)
+        self.run.log(self.step, "val", values)
+        better = values["accuracy"] > self.best["accuracy"]
+        if better:
+            self.best = {"step": self.step, "accuracy": values["accuracy"], "misses": 0}
+            self.save("best")
+        else:
+            self.best = {**self.best, "misses": self.best["misses"] + 1}
+        log.info("step %d: val accuracy %.2f %%%s", self.step, values["accuracy"], " (best so far)" if better else "")
+        self.clock = (time.perf_counter(), self.step)
+
+    def refuse_non_finite(self) -> None:
+        """Waits for the device. Raises NonFiniteLoss, before anything of the spoilt model is kept."""
+        first = None if self.averages.bad_step is None else int(self.averages.bad_step)
+        if first is not None and first <= self.step:
+            saved = self.run.folder / "checkpoints" / "last.pt"
+            kept = f"the last good checkpoint is {saved}" if saved.exists() else "no checkpoint was written yet"
+            raise NonFiniteLoss(f"the loss is not finite since step {first}; {kept}; try a smaller learning rate, clip_norm=1 or device.precision=fp32")
+
+    def save(self, name: str) -> None:
+        self.refuse_non_finite()
+        self.run.save(name, {**self.facts, **self.state()})
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "step": self.step,
+            "best": self.best,
+            "model": self.learner.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "averages": {"sums": self.averages.sums, "steps": self.averages.steps, "bad_step": self.averages.bad_step},
+            "random": random_state(),
+            "metrics_bytes": self.run.flush(),
+        }
+
+    def load(self, checkpoint: Mapping[str, Any]) -> None:
+        """Goes back to where `checkpoint` was made, to the last bit."""
+        self.step, self.best = checkpoint["step"], checkpoint["best"]
+        for part, name in ((self.learner, "model"), (self.optimizer, "optimizer"), (self.scheduler, "scheduler"), (self.scaler, "scaler")):
+            part.load_state_dict(checkpoint[name])  # type: ignore[attr-defined]
+        kept = checkpoint["averages"]
+        place = self.device.torch
+        sums = {key: value.to(place) for key, value in kept["sums"].items()}
+        self.averages = Averages(sums, kept["steps"], None if kept["bad_step"] is None else kept["bad_step"].to(place))
+        set_random_state(checkpoint["random"])
+
+
+class Signals:
+    """While open, SIGINT and SIGTERM are only noted; a second one acts as usual."""
+
+    received = 0
+
+    def __enter__(self) -> "Signals":
+        self.before = {number: signal.signal(number, self.note) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def note(self, number: int, frame: FrameType | None) -> None:
+        self.received = number
+        signal.signal(number, self.before[number])
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,69 @@
+"""Runs of metarun inside the test's process, in a folder of their own, with a cache of their own."""
+
+import logging
+import shlex
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from metarun.cli import main
+
+# The smallest thing that trains: few steps, a narrow network, few episodes.
+TINY = (
+    "steps=2 val_every=1 tasks_per_step=1 log_every=1 task.ways=3 task.shots=1 task.queries=2 backbone.widths=[4,4] "
+    "protocol.episodes=3 protocol.val_episodes=2 protocol.queries=2 device=cpu device.threads=1 device.keep_memory=false"
+)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command line came to."""
+
+    code: int
+    out: str
+    err: str
+
+
+Metarun = Callable[[str], Outcome]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """No test reads or fills the user's own cache of tables."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("METARUN_CACHE", str(folder))
+        yield folder
+
+
+@pytest.fixture
+def metarun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Metarun:
+    """Runs one command line in `tmp_path`, as the console script would, without the start of a process."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["metarun"])
+
+    def run(line: str) -> Outcome:
+        capsys.readouterr()
+        handlers = logging.root.handlers[:]
+        try:
+            code = main(shlex.split(line))
+        except SystemExit as left:
+            code = left.code if isinstance(left.code, int) else int(left.code is not None)
+        finally:
+            for handler in set(logging.root.handlers).difference(handlers):
+                handler.close()  # of this command line's log file and stdout
+            logging.root.handlers[:] = handlers
+        out, err = capsys.readouterr()
+        return Outcome(code, out, err)
+
+    return run
+
+
+@pytest.fixture
+def trained(metarun: Metarun, tmp_path: Path) -> Path:
+    """The folder of a finished run: MAML, 3-way 1-shot, two steps."""
+    outcome = metarun(f"train algorithm=maml {TINY} hydra.run.dir=trained")
+    assert outcome.code == 0, outcome.err
+    return tmp_path / "trained"

@@ -1,0 +1,253 @@
+"""The command line: what it refuses and how, what it passes on to Hydra, how a run's own configuration is changed."""
+
+import fcntl
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import TINY, Metarun
+
+from metarun.errors import UserError
+
+# A command line and what its one line on stderr has to say.
+REFUSED = {
+    # words and keys
+    "trian": "did you mean train?",
+    "data verfy": "expected data verify",
+    "train --fast": "unrecognized arguments: --fast",
+    "train --cfg job --multirun": "only one of",
+    "train --config-dir nowhere": "nowhere' not found",
+    "train algorithm=protonte": "algorithm=protonte: no such choice; did you mean protonet? allowed: maml, protonet",
+    "train device=gpu": "device=gpu: no such choice; allowed: auto, cpu, cuda, mps",
+    "train stepss=5": "stepss: no such key; did you mean steps?",
+    "train algoritm=maml": "algoritm: no such key; did you mean algorithm?",
+    "train inner_lr=1 algorithm=maml": "inner_lr: no such key; did you mean algorithm.inner_lr?",
+    "train algorithm=maml algorithm.inner_lrr=1": "did you mean algorithm.inner_lr?",
+    "train +algorithm.distanec=cosine": "did you mean algorithm.distance?",
+    "train steps": "steps: not understood",
+    "train steps=[1": "steps=[1: not understood",
+    "train task.shots=1,5": "add --multirun",
+    # values
+    "train seed=-1": "seed: -1 is not allowed; expected an integer of at least 0",
+    "train steps=0": "steps: 0 is not allowed",
+    "train steps=1.5": "steps: 1.5 is not allowed",
+    "train steps=null": "steps: null is not allowed",
+    "train steps=???": "steps: a value is needed",
+    "train task.ways=1": "task.ways: 1 is not allowed; expected an integer of at least 2",
+    "train task.shots=true": "task.shots: true is not allowed",
+    "train protocol.batch_norm=batch": "expected one of null, query, running, support, support+one",
+    "train protocol.selection=first": "expected one of best_val, last",
+    "train device.precision=fp8": "device.precision: fp8 is not allowed; expected one of fp32, bf16, fp16",
+    "train clip_norm=0": "clip_norm: 0 is not allowed; expected a number above 0 or null",
+    "train steps='${stepz}'": "steps: Interpolation key 'stepz' not found",
+    "train steps='${twice:4}'": "Unsupported interpolation type twice",
+    "train algorithm=maml algorithm.inner_lr=fast": "algorithm.inner_lr: 'fast' is not a float",
+    "train algorithm.distance=manhattan": "algorithm.distance: 'manhattan' is not one of euclidean, cosine",
+    "train backbone.widths=64": "backbone.widths: 64 is not a Sequence[int]",
+    "train backbone.widths=[64,wide]": "backbone.widths: [64, 'wide'] is not a Sequence[int]",
+    "train optimizer.lr=small": "optimizer.lr: 'small' is not a float",
+    "train backbone._target_=nowhere.Net": "backbone._target_: nowhere.Net cannot be imported",
+    "train backbone._target_=torch.nn.Convv2d": "torch.nn.Convv2d cannot be imported",
+    "train backbone._target_=torch.nn.functional": "is neither a class nor a function",
+    # what only the data and the machine can refuse
+    "train task.ways=100000": "task.ways",
+    "train protocol.ways=100000": "protocol.ways",
+    "train task.shots=100000": "task.shots",
+    "train dataset=omniglot": "dataset.root",
+    "train dataset=omniglot dataset.root=nowhere": "dataset.root",
+    "train device=cpu device.precision=fp16": "device.precision",
+    # earlier runs
+    "train resume=nowhere": "resume: nowhere is no folder",
+    "train resume=.": "checkpoints/last.pt: not found",
+    "train --multirun resume=.": "--multirun: train takes one run at a time",
+    "evaluate": "run: a run folder is needed; run=RUN_DIR",
+    "evaluate run=nowhere": "run: nowhere is no folder",
+    "evaluate run=.": "checkpoints/last.pt: not found",
+    "evaluate --multirun run=.": "--multirun: evaluate takes one run at a time",
+    "data verify dataset=omniglt": "did you mean omniglot?",
+    "data verify dataset=omniglot dataset.root=nowhere": "dataset.root",
+}
+
+
+@pytest.mark.parametrize("line", REFUSED)
+def test_bad_input_is_one_line_and_writes_nothing(metarun: Metarun, tmp_path: Path, line: str) -> None:
+    outcome = metarun(line)
+    assert outcome.code == 2
+    assert outcome.err.startswith("metarun: ") and outcome.err.count("\n") == 1 and REFUSED[line] in outcome.err, outcome.err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+def test_absent_cuda_is_refused(metarun: Metarun, tmp_path: Path) -> None:
+    outcome = metarun("train device=cuda")
+    assert outcome.code == 2 and outcome.err.count("\n") == 1 and "cuda" in outcome.err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("words", [[], ["--help"], ["--version"], ["tarin"]])
+def test_the_front_door_imports_nothing_heavy(words: list[str]) -> None:
+    code = f"import sys; from metarun.cli import main; main({words}); print({{'torch', 'hydra', 'omegaconf', 'numpy'}} & set(sys.modules))"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.endswith("set()\n")
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate", "data verify"])
+def test_help_lists_the_groups_and_examples(metarun: Metarun, command: str) -> None:
+    outcome = metarun(f"{command} --help")
+    assert outcome.code == 0 and "omniglot" in outcome.out and f"metarun {command} " in outcome.out
+
+
+def test_cfg_job_shows_the_configuration_and_writes_nothing(metarun: Metarun, tmp_path: Path) -> None:
+    outcome = metarun("train --cfg job task.shots=7 algorithm=maml")
+    assert outcome.code == 0 and "shots: 7" in outcome.out and "inner_lr:" in outcome.out
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("metarun ", "train evaluate data"),
+        ("metarun ev", "evaluate"),
+        ("metarun data v", "verify"),
+        ("metarun train algorithm=", "algorithm=maml algorithm=protonet"),
+        ("metarun train algorithm=maml algorithm.inner_l", "algorithm.inner_loss= algorithm.inner_lr="),
+        ("metarun evaluate protocol=s", "protocol=snell2017"),
+        ("metarun data verify dataset=om", "dataset=omniglot"),
+    ],
+)
+def test_completion(metarun: Metarun, monkeypatch: pytest.MonkeyPatch, line: str, words: str) -> None:
+    monkeypatch.setenv("COMP_LINE", line)
+    outcome = metarun("-sc query=bash")
+    assert outcome.code == 0 and outcome.out.split() == words.split()
+
+
+def test_completion_script_is_for_the_console_script(metarun: Metarun) -> None:
+    assert metarun("-sc install=bash").out.rstrip().endswith("-F hydra_bash_completion metarun")
+
+
+def test_a_run_leaves_its_folder_and_a_refused_second_one_changes_nothing(metarun: Metarun, trained: Path) -> None:
+    assert {".hydra", "checkpoints", "metrics.csv", "evaluations", "train.log"} <= {path.name for path in trained.iterdir()}
+    before = tree(trained)
+    for line in (f"train {TINY} hydra.run.dir=trained", "train resume=trained steps=3", "evaluate run=trained protocol.ways=100000"):
+        outcome = metarun(line)
+        assert outcome.code == 2 and outcome.err.count("\n") == 1, outcome.err
+        assert tree(trained) == before
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("steps=3", "steps: the run was started with 2, not 3"),
+        ("algorithm=protonet", "algorithm: the run was started with maml, not protonet"),
+        ("algorithm.inner_lr=0.123", "algorithm.inner_lr: the run was started with"),
+        ("task.shots=5", "task.shots: the run was started with 1, not 5"),
+        ("hydra.run.dir=elsewhere", "hydra.run.dir=elsewhere: only choices and values"),
+        ("+task.colour=red", "task.colour: the run was started with None, not red"),
+    ],
+)
+def test_resume_refuses_another_configuration(metarun: Metarun, trained: Path, change: str, said: str) -> None:
+    outcome = metarun(f"train resume=trained {change}")
+    assert outcome.code == 2 and outcome.err.count("\n") == 1 and said in outcome.err, outcome.err
+
+
+def test_resume_takes_the_same_command_again_and_keeps_the_folder(metarun: Metarun, trained: Path) -> None:
+    hydra = tree(trained / ".hydra")
+    outcome = metarun(f"train algorithm=maml {TINY} resume=trained dataset.residency=ram")
+    assert outcome.code == 0, outcome.err
+    assert tree(trained / ".hydra") == hydra and [path.name for path in trained.parent.iterdir()] == ["trained"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "changed"),
+    [
+        ("", {"ways": 3, "shots": 1, "queries": 2, "episodes": 3}),
+        ("task.shots=2", {"ways": 3, "shots": 2, "queries": 2, "episodes": 3}),
+        ("protocol.shots=2 protocol.episodes=4", {"ways": 3, "shots": 2, "queries": 2, "episodes": 4}),
+        ("protocol=finn2017 protocol.episodes=2 task.shots=2", {"ways": 3, "shots": 2, "queries": 2, "episodes": 2}),
+        ("algorithm.test_inner_steps=1", {"ways": 3, "shots": 1, "queries": 2, "episodes": 3}),
+    ],
+)
+def test_evaluate_changes_only_what_is_given(metarun: Metarun, trained: Path, overrides: str, changed: dict[str, int]) -> None:
+    before = set(trained.glob("evaluations/*.json"))
+    outcome = metarun(f"evaluate run=trained {overrides}")
+    assert outcome.code == 0 and outcome.out.count("\n") == 1, outcome.err
+    written = set(trained.glob("evaluations/*.json")) - before or before
+    record = json.loads(written.pop().read_text())
+    assert {key: record[key] for key in changed} == changed
+    assert record["config"]["algorithm"]["_target_"].endswith("MAML") and record["config"]["backbone"]["widths"] == [4, 4]
+    assert [path.name for path in trained.parent.iterdir()] == ["trained"]
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>not found</html>", b"PK\x03\x04 cut off"])
+def test_a_damaged_checkpoint_is_refused(metarun: Metarun, trained: Path, content: bytes) -> None:
+    for checkpoint in trained.glob("checkpoints/*.pt"):
+        checkpoint.write_bytes(content)
+    for line in ("evaluate run=trained", "train resume=trained"):
+        outcome = metarun(line)
+        assert outcome.code == 2 and outcome.err.count("\n") == 1 and ".pt" in outcome.err, outcome.err
+
+
+def test_a_run_folder_in_use_is_refused(metarun: Metarun, trained: Path) -> None:
+    lock = os.open(trained / ".lock", os.O_RDWR)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    outcome = metarun("train resume=trained")
+    os.close(lock)
+    assert outcome.code == 2 and outcome.err.count("\n") == 1 and "in use" in outcome.err
+
+
+def test_a_failing_job_of_a_sweep_leaves_the_others(metarun: Metarun, tmp_path: Path) -> None:
+    outcome = metarun(f"train --multirun {TINY} task.ways=100000,3 hydra.sweep.dir=sweep hydra.sweep.subdir=job" + "'${hydra:job.num}'")
+    assert outcome.code == 2 and "task.ways" in outcome.err.splitlines()[-1]
+    assert not (tmp_path / "sweep/job0/evaluations").exists() and list((tmp_path / "sweep/job1/evaluations").iterdir())
+
+
+def test_a_bug_keeps_its_traceback(metarun: Metarun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*args: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr("metarun.train.prepare", broken)
+    outcome = metarun("train")
+    assert outcome.code == 1 and "Traceback" in outcome.err and "in broken" in outcome.err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_refusal_while_training_is_one_line(metarun: Metarun, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: object) -> None:
+        raise UserError("last.pt: cannot be written")
+
+    monkeypatch.setattr("metarun.train.train", full)
+    outcome = metarun(f"train {TINY}")
+    assert (outcome.code, outcome.err) == (2, "metarun: last.pt: cannot be written\n")
+
+
+LEARNER = """
+from metarun.algorithms.protonet import ProtoNet
+
+
+class Mine(ProtoNet):
+    def __init__(self, backbone, temperature: float = 1.0) -> None:
+        super().__init__(backbone, scale=1 / temperature)
+"""
+
+
+@pytest.mark.parametrize("way", ["--config-dir groups", "hydra.searchpath=[file://groups]"])
+def test_own_groups_and_classes(metarun: Metarun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+    (tmp_path / "mine.py").write_text(LEARNER)
+    (tmp_path / "groups/algorithm").mkdir(parents=True)
+    (tmp_path / "groups/algorithm/mine.yaml").write_text("_target_: mine.Mine\n_partial_: true\ntemperature: 2.0\n")
+    monkeypatch.setattr("sys.path", [*sys.path])
+    monkeypatch.delitem(sys.modules, "mine", raising=False)
+    assert "'hot' is not a float" in metarun(f"train {way} algorithm=mine algorithm.temperature=hot").err
+    outcome = metarun(f"train {way} algorithm=mine {TINY} hydra.run.dir=run")
+    assert outcome.code == 0, outcome.err
+    assert metarun("evaluate run=run protocol.episodes=2").code == 0  # the group itself is no longer needed
+    assert metarun(f"evaluate run=run {way} algorithm.temperature=3").code == 0
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder and its content."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
