@@ -9,13 +9,13 @@ setup: $(VENV)/.stamp
 
 # The stamp is written last: an interrupted set-up is repeated, a finished one costs nothing until pyproject.toml changes.
 $(VENV)/.stamp: pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet $(TORCH)
 	$(BIN)/python -m pip install --quiet --editable '.[test]'
 	touch $@
 
 demo: setup
-	$(BIN)/metarun train algorithm=protonet dataset=glyphs steps=500 val_every=250
+	$(BIN)/metarun train algorithm=protonet dataset=glyphs tasks_per_step=1 steps=500 val_every=250
 
 test: setup
 	$(BIN)/ruff check .

@@ -41,7 +41,9 @@ def normalise_by(module: nn.Module, how: Literal["track", "batch", "record", "ru
 
 def scratch_buffers(module: nn.Module, tasks: int | None = None) -> dict[str, Tensor]:
     """Copies of the buffers, with a leading task axis if `tasks` is given, so that a forward pass leaves the module as it was."""
-    copies = {name: buffer.clone() if tasks is None else buffer.expand(tasks, *buffer.shape).clone() for name, buffer in module.named_buffers()}
+    copies = {
+        name: buffer.clone() if tasks is None else buffer.expand(tasks, *buffer.shape).clone() for name, buffer in module.named_buffers()
+    }
     return copies
 
 

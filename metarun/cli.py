@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from metarun import __version__
-from metarun.errors import UserError
+from metarun.errors import TrainingError, UserError
 
 USAGE = """metarun: meta-learning experiments from configuration
 
@@ -23,13 +23,13 @@ COMMANDS = ("train", "evaluate", "data")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command line and returns its exit code: 0, 2 for what the user can mend; a bug raises."""
+    """Runs one command line and returns its exit code: 0, 1 for a training that failed, 2 for what the user can mend; a bug raises."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         return dispatch(arguments)
-    except UserError as error:
+    except (UserError, TrainingError) as error:
         print(f"metarun: {error}", file=sys.stderr)
-        return 2
+        return 2 if isinstance(error, UserError) else 1
     except KeyboardInterrupt:  # while composing or building; a training run saves and leaves by itself
         return 130
 

@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from metarun import compose, earlier
 from metarun.config import check
-from metarun.errors import UserError
+from metarun.errors import TrainingError, UserError
 from metarun.refusals import refusal
 from metarun.targets import check_targets
 
@@ -31,6 +31,8 @@ def run(command: str, words: list[str]) -> None:
     only_shown = args.help or args.hydra_help or args.cfg or args.info or args.shell_completion
     try:
         if only_shown or (command == "train" and not resumed_from(args)):
+            flags = [word for word in words if word not in args.overrides]
+            sys.argv[1:] = [*flags, *args.overrides]  # what Hydra itself reads; it wants the overrides in one place
             hydra.main(config_path=str(compose.conf_dir()), config_name=command, **compose.VERSION)(job)()
         elif args.multirun:
             raise UserError(f"--multirun: {command} takes one run at a time")
@@ -53,7 +55,7 @@ def parse(words: list[str]) -> Namespace:
 
     parser = get_args_parser()
     parser.error = error  # type: ignore[method-assign]
-    args = parser.parse_args(words)
+    args = parser.parse_intermixed_args(words)  # overrides may stand before and after a flag
     if args.run + args.multirun + args.shell_completion + (args.cfg is not None) + (args.info is not None) > 1:
         error("only one of --run, --multirun, --cfg, --info and --shell-completion can be given")
     return args
@@ -87,13 +89,13 @@ def check_and_prepare(cfg: dict[str, Any], run_dir: Path) -> None:
 
 
 def report(error: Exception) -> int:
-    """Prints one line for what the user can mend, a traceback for a bug; returns the exit code."""
+    """Prints one line for what the user can mend and for a failed training, a traceback for a bug; returns the exit code."""
     line = refusal(error)
     if line is None:
         traceback.print_exception(error)
         return 1
     print(f"metarun: {line}", file=sys.stderr)
-    return 2
+    return 1 if isinstance(error, TrainingError) else 2
 
 
 def job(cfg: DictConfig) -> float:
@@ -131,7 +133,7 @@ def evaluate(args: Namespace) -> None:
     cfg, run_dir = earlier.evaluated(args)
     check(cfg)
     check_targets(cfg)
-    from metarun.train import evaluate
+    from metarun.results import evaluate
 
     log_to(logging.StreamHandler(sys.stdout))
     evaluate(cfg, run_dir)

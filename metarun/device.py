@@ -32,9 +32,11 @@ class Device:
     ) -> None:
         present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
         if name == "auto":
-            name = next(kind for kind in ("cuda", "mps", "cpu") if present[kind])  # type: ignore[assignment]
+            name = next(kind for kind in ("cuda", "mps", "cpu") if present[kind])
         if not present[name]:
-            raise UserError(f"device: {name} is not available on this machine; use one of {', '.join(k for k, there in present.items() if there)}")
+            raise UserError(
+                f"device: {name} is not available on this machine; use one of {', '.join(k for k, there in present.items() if there)}"
+            )
         if precision == "fp16" and name == "cpu":
             raise UserError("device.precision: fp16 is not allowed on the CPU; use bf16 or fp32")
         self.torch, self.precision, self.dtype = torch.device(name), precision, DTYPES[precision]
@@ -46,7 +48,7 @@ class Device:
             torch.set_num_threads(self.threads)
         # Kernels without a deterministic version only warn: a missing one must not end a long run.
         torch.use_deterministic_algorithms(self.deterministic, warn_only=True)
-        torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs a tenth of a step
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a debugging aid that costs a tenth of a step
         torch.backends.cudnn.benchmark = not self.deterministic
         if self.keep_memory and self.torch.type == "cpu" and platform.system() == "Linux":
             _keep_freed_memory()

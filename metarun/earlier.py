@@ -52,7 +52,7 @@ def folder_of(name: str, args: Namespace) -> Path:
 
 def saved_config(run_dir: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """The values and the group choices that the run's checkpoint carries."""
-    from metarun.run import load_config
+    from metarun.checkpoint import load_config
 
     saved = load_config(run_dir, "last")
     return saved["config"], saved["choices"]

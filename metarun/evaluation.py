@@ -40,8 +40,10 @@ def evaluate(learner: FewShotLearner, episodes: Episodes, pixels: Pixels, count:
     """Tests `learner` on the first `count` episodes; queries are normalised by `statistics` (see `metarun.batch_statistics`)."""
     was_training = learner.training
     learner.eval()
-    inductive = isinstance(learner, MetricLearner) and statistics == "running"
-    scored = _by_embedding(learner, episodes, pixels, count, device) if inductive else _by_task(learner, episodes, pixels, count, statistics, device)
+    if isinstance(learner, MetricLearner) and statistics == "running":
+        scored = _by_embedding(learner, episodes, pixels, count, device)
+    else:
+        scored = _by_task(learner, episodes, pixels, count, statistics, device)
     correct, losses = [], []
     with tqdm(total=count, desc=name, unit="task", disable=None, leave=False) as bar:
         for logits, labels in scored:
@@ -68,7 +70,9 @@ def _by_task(
             yield learner.adapt(episode.support, statistics)(episode.query.x), episode.query.y
 
 
-def _by_embedding(learner: MetricLearner, episodes: Episodes, pixels: Pixels, count: int, device: Device) -> Iterator[tuple[Tensor, Tensor]]:
+def _by_embedding(
+    learner: MetricLearner, episodes: Episodes, pixels: Pixels, count: int, device: Device
+) -> Iterator[tuple[Tensor, Tensor]]:
     """The same for a learner whose embedding of an image depends on nothing else: every image once, then gathers."""
     table, turned = episodes.table, pixels.turning
     owned = np.concatenate([np.arange(start, start + size) for start, size in zip(table.starts, table.counts, strict=True)])

@@ -32,13 +32,14 @@ class Conv2d(nn.Conv2d):
 
 
 class Linear(nn.Linear):
-    """`torch.nn.Linear` on (T, n, in), with weight (out, in) or (T, out, in)."""
+    """`torch.nn.Linear` with bias on (T, n, in), with weight (out, in) or (T, out, in)."""
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__(in_features, out_features)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.weight.dim() == 2:
             return super().forward(x)
-        if self.bias is None:
-            return torch.bmm(x, self.weight.mT)
         return torch.baddbmm(self.bias.unsqueeze(1), x, self.weight.mT)
 
 
@@ -66,16 +67,20 @@ class BatchNorm2d(nn.BatchNorm2d):
             out = F.batch_norm(x, mean, var, weight, _per_channel(self.bias, tasks), True, 1.0, self.eps)
             self._track(mean.unflatten(0, (tasks, -1)), var.unflatten(0, (tasks, -1)))
             return out
-        return F.batch_norm(x, mean, var, weight, _per_channel(self.bias, tasks), True, self.momentum or 0.0, self.eps)
+        out = F.batch_norm(x, mean, var, weight, _per_channel(self.bias, tasks), True, self.momentum or 0.0, self.eps)
+        if self.momentum == 1:  # recorded to be used in place of the batch: its own variance, not the unbiased one that torch keeps
+            count = x.numel() // x.shape[1]
+            self.running_var.mul_((count - 1) / count)  # type: ignore[union-attr]
+        return out
 
     @torch.no_grad()
     def _track(self, mean: Tensor, var: Tensor) -> None:
         """Moves the running statistics as T updates one after another would, so they do not depend on how tasks are chunked."""
         momentum = self.momentum or 0.0
-        age = torch.arange(mean.shape[0] - 1, -1, -1, device=mean.device)
+        age = torch.arange(mean.shape[0] - 1, -1, -1, dtype=mean.dtype, device=mean.device)
         share = momentum * (1 - momentum) ** age
         for running, seen in ((self.running_mean, mean), (self.running_var, var)):
-            running.mul_((1 - momentum) ** mean.shape[0]).add_(share.to(seen) @ seen)  # type: ignore[union-attr]
+            running.mul_((1 - momentum) ** mean.shape[0]).add_(share @ seen)  # type: ignore[union-attr]
 
 
 def _per_channel(value: Tensor, tasks: int) -> Tensor:

@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterable, Iterator
 from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from metarun.errors import UserError
+from metarun.errors import TrainingError, UserError
 
 
 def refusal(error: BaseException, known_keys: Callable[[str], Iterable[str]] = lambda without: ()) -> str | None:
     """One line that names the key and what is allowed; None for a bug. `known_keys(key)`: the config's keys without that override."""
     chain = list(causes(error))
-    mine = next((cause for cause in chain if isinstance(cause, UserError)), None)
+    mine = next((cause for cause in chain if isinstance(cause, (UserError, TrainingError))), None)
     if mine is not None:
         return one_line(str(mine))
     for cause in chain:

@@ -5,11 +5,9 @@ says so: to log, to validate, to save.
 """
 
 import logging
-import signal
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from types import FrameType
 from typing import Any
 
 import torch
@@ -19,14 +17,12 @@ from torch.optim.lr_scheduler import LRScheduler
 from tqdm import tqdm
 
 from metarun.device import Device, random_state, set_random_state
+from metarun.errors import TrainingError
 from metarun.run import Run
+from metarun.signals import Signals
 from metarun.tasks import Episode, Metrics
 
 log = logging.getLogger(__name__)
-
-
-class NonFiniteLoss(ArithmeticError):
-    """Training cannot go on: the message says since which step, and what to try."""
 
 
 @dataclass
@@ -131,7 +127,7 @@ class Trainer:
         rate = (self.step - at) * self.tasks_per_step / (self.clock[0] - since)
         self.run.log(self.step, "train", means)
         self.run.show(self.step, "train/tasks_per_second", rate)
-        self.run.show(self.step, "train/lr", self.scheduler.get_last_lr()[0])
+        self.run.show(self.step, "train/lr", float(self.scheduler.get_last_lr()[0]))
         self.averages = Averages()
         return {**{name: f"{value:.3f}" for name, value in means.items()}, "tasks/s": f"{rate:.1f}"}
 
@@ -150,12 +146,14 @@ class Trainer:
         self.clock = (time.perf_counter(), self.step)
 
     def refuse_non_finite(self) -> None:
-        """Waits for the device. Raises NonFiniteLoss, before anything of the spoilt model is kept."""
+        """Waits for the device. Raises TrainingError, before anything of the spoilt model is kept."""
         first = None if self.averages.bad_step is None else int(self.averages.bad_step)
         if first is not None and first <= self.step:
             saved = self.run.folder / "checkpoints" / "last.pt"
             kept = f"the last good checkpoint is {saved}" if saved.exists() else "no checkpoint was written yet"
-            raise NonFiniteLoss(f"the loss is not finite since step {first}; {kept}; try a smaller learning rate, clip_norm=1 or device.precision=fp32")
+            raise TrainingError(
+                f"the loss is not finite since step {first}; {kept}; try a smaller learning rate, clip_norm=1 or device.precision=fp32"
+            )
 
     def save(self, name: str) -> None:
         self.refuse_non_finite()
@@ -178,27 +176,9 @@ class Trainer:
         """Goes back to where `checkpoint` was made, to the last bit."""
         self.step, self.best = checkpoint["step"], checkpoint["best"]
         for part, name in ((self.learner, "model"), (self.optimizer, "optimizer"), (self.scheduler, "scheduler"), (self.scaler, "scaler")):
-            part.load_state_dict(checkpoint[name])  # type: ignore[attr-defined]
+            part.load_state_dict(checkpoint[name])
         kept = checkpoint["averages"]
         place = self.device.torch
         sums = {key: value.to(place) for key, value in kept["sums"].items()}
         self.averages = Averages(sums, kept["steps"], None if kept["bad_step"] is None else kept["bad_step"].to(place))
         set_random_state(checkpoint["random"])
-
-
-class Signals:
-    """While open, SIGINT and SIGTERM are only noted; a second one acts as usual."""
-
-    received = 0
-
-    def __enter__(self) -> "Signals":
-        self.before = {number: signal.signal(number, self.note) for number in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def note(self, number: int, frame: FrameType | None) -> None:
-        self.received = number
-        signal.signal(number, self.before[number])
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)

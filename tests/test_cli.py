@@ -5,13 +5,17 @@ import json
 import os
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import TINY, Metarun
 
+from metarun import compose
+from metarun.config import check
 from metarun.errors import UserError
+from metarun.targets import check_targets
 
 # A command line and what its one line on stderr has to say.
 REFUSED = {
@@ -22,7 +26,7 @@ REFUSED = {
     "train --cfg job --multirun": "only one of",
     "train --config-dir nowhere": "nowhere' not found",
     "train algorithm=protonte": "algorithm=protonte: no such choice; did you mean protonet? allowed: maml, protonet",
-    "train device=gpu": "device=gpu: no such choice; allowed: auto, cpu, cuda, mps",
+    "train device=tpu": "device=tpu: no such choice; did you mean cpu? allowed: auto, cpu, cuda, mps",
     "train stepss=5": "stepss: no such key; did you mean steps?",
     "train algoritm=maml": "algoritm: no such key; did you mean algorithm?",
     "train inner_lr=1 algorithm=maml": "inner_lr: no such key; did you mean algorithm.inner_lr?",
@@ -98,7 +102,7 @@ def test_the_front_door_imports_nothing_heavy(words: list[str]) -> None:
 @pytest.mark.parametrize("command", ["train", "evaluate", "data verify"])
 def test_help_lists_the_groups_and_examples(metarun: Metarun, command: str) -> None:
     outcome = metarun(f"{command} --help")
-    assert outcome.code == 0 and "omniglot" in outcome.out and f"metarun {command} " in outcome.out
+    assert outcome.code == 0 and "omniglot" in outcome.out and f"metarun {command} " in outcome.out and "$$" not in outcome.out
 
 
 def test_cfg_job_shows_the_configuration_and_writes_nothing(metarun: Metarun, tmp_path: Path) -> None:
@@ -123,6 +127,21 @@ def test_completion(metarun: Metarun, monkeypatch: pytest.MonkeyPatch, line: str
     monkeypatch.setenv("COMP_LINE", line)
     outcome = metarun("-sc query=bash")
     assert outcome.code == 0 and outcome.out.split() == words.split()
+
+
+CHOICES = sorted(f"{path.parent.name}={path.stem}" for path in compose.conf_dir().glob("*/*.yaml"))
+
+
+def test_there_are_choices_of_every_group() -> None:
+    groups = {"algorithm", "dataset", "backbone", "device", "task", "protocol", "optimizer", "scheduler", "experiment"}
+    assert groups == {choice.partition("=")[0] for choice in CHOICES}
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_every_choice_composes_and_fits_its_constructor(choice: str) -> None:
+    cfg = compose.values(compose.compose("train", Namespace(overrides=[choice], config_dir=None)))
+    check(cfg)
+    check_targets(cfg)
 
 
 def test_completion_script_is_for_the_console_script(metarun: Metarun) -> None:

@@ -79,7 +79,7 @@ class MetricLearner(FewShotLearner):
         return full(torch.cat([query_outputs(self.backbone, {}, s, q, statistics) for s, q in pairs]))
 
     def adapt(self, support: Examples, statistics: str = "track") -> Predictor:
-        own = statistics if statistics in ("running", "track") else "query"
+        own = "running" if statistics == "running" else "query"
         classifier = self.classify(Examples(self.embed(support.x, own), support.y, support.ways))
         if statistics == "running":
             return lambda query: classifier(self.embed(query))

@@ -39,11 +39,12 @@ class Conv4(Backbone):
         if size < 1:
             raise UserError(f"backbone.widths: {len(widths)} blocks leave nothing of a {image_size}x{image_size} image")
         self.mean, self.out_features = features == "mean", widths[-1] * (1 if features == "mean" else size * size)
-        self.blocks = nn.Sequential(*(Block(i, o, downsample, scale, eps) for i, o in pairwise((in_channels, *widths))))
+        blocks = [Block(i, o, downsample, scale, eps) for i, o in pairwise((in_channels, *widths))]
+        self.blocks = nn.Sequential(*blocks)
         if init == "xavier":
-            for block in self.blocks:
+            for block in blocks:
                 nn.init.xavier_uniform_(block.conv.weight)
-                nn.init.zeros_(block.conv.bias)
+                nn.init.zeros_(block.conv.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
         tasks = x.shape[0]

@@ -73,7 +73,7 @@ class Episodes:
             draws = self.draw(first, min(1000, count - first))
             places = draws.images - self.table.starts[draws.classes][..., None]
             for part in (draws.classes, places, draws.turns):
-                digest.update(np.ascontiguousarray(part, dtype="<i8"))
+                digest.update(np.ascontiguousarray(part, dtype="<i8").tobytes())
         return digest.hexdigest()
 
 
@@ -112,7 +112,11 @@ class Pixels:
         index = torch.from_numpy(images)
         if self.bytes.device.type == "cpu":
             chosen = self.bytes[index]
-            chosen = chosen.to(self.device.torch) if self.device.torch.type != "cuda" else chosen.pin_memory().to(self.device.torch, non_blocking=True)
+            chosen = (
+                chosen.to(self.device.torch)
+                if self.device.torch.type != "cuda"
+                else chosen.pin_memory().to(self.device.torch, non_blocking=True)
+            )
         else:
             chosen = self.bytes[self.device.put(images)]
         x = chosen.view(len(images), -1, self.shape[2])

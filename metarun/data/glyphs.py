@@ -12,9 +12,10 @@ import numpy as np
 
 from metarun.data.source import Rotations, Source, deal, sizes_of_splits, whole
 from metarun.data.table import ImageTable, cached_table
+from metarun.errors import UserError
 
 VERSION = 1  # of the drawing below: raise it whenever a pixel may change, so that old tables are not taken for new ones
-SAMPLES = 30  # points drawn per stroke; about two per pixel of a stroke at 28x28
+SAMPLES = 48  # points drawn per stroke: at 28x28, closer together than the pen is wide
 
 
 @dataclass(kw_only=True)
@@ -38,6 +39,8 @@ class Glyphs(Source):
         whole("classes", self.classes, 1)
         whole("drawers", self.drawers, 1)
         whole("seed", self.seed, 0)
+        if not 0 <= self.variation < 10:
+            raise UserError(f"dataset.variation: {self.variation!r} is not allowed; give a number from 0 to 10")
         self.split_sizes = sizes_of_splits(self.split_sizes)
 
     def build(self) -> ImageTable:
@@ -78,8 +81,8 @@ class _Dice:
 
 def _character(dice: _Dice) -> np.ndarray:
     """Strokes as (strokes, 4, 2): points in the unit square that a pen passes through. Some start where another stroke has been."""
-    count = 1 + int(dice.roll(0, 1, 4).sum() * 1.0 + 0.5)
-    points = dice.roll(0.1, 0.9, count, 4, 2)
+    count = 1 + int(dice.roll(0, 4, 1)[0])
+    points = dice.roll(0, 1, count, 4, 2)
     straight, joined = dice.roll(0, 1, count), dice.roll(0, 1, count)
     for i in range(count):
         if i and joined[i] < 0.6:
@@ -87,13 +90,15 @@ def _character(dice: _Dice) -> np.ndarray:
         if straight[i] < 0.4:
             points[i, 1] = points[i, 0] * 2 / 3 + points[i, 3] / 3
             points[i, 2] = points[i, 0] / 3 + points[i, 3] * 2 / 3
-    return points
+    low, high = points.min(axis=(0, 1)), points.max(axis=(0, 1))
+    middle, span = (low + high) / 2, np.maximum((high - low).max(), 0.3)
+    return 0.5 + (points - middle) * (0.75 / span)
 
 
 def _by_hand(strokes: np.ndarray, dice: _Dice, variation: float) -> tuple[np.ndarray, np.ndarray, float]:
     """One drawing: x and y of all its points, flat, in the unit square, and the width of the pen."""
     v = variation
-    points = strokes + dice.bell(0.045 * v, *strokes.shape)
+    points = strokes + dice.bell(0.04 * v, *strokes.shape)
     x, y = np.moveaxis(_through(points), -1, 0).reshape(2, -1) - 0.5
     half, slant, wide, high, right, down, pen = dice.roll(-1, 1, 7)
     tan = 0.13 * v * half  # of half the angle: sine and cosine without a library's rounding
@@ -101,7 +106,7 @@ def _by_hand(strokes: np.ndarray, dice: _Dice, variation: float) -> tuple[np.nda
     x = (x + 0.3 * v * slant * y) * (0.85 + 0.2 * v * wide)
     y = y * (0.85 + 0.2 * v * high)
     x, y = cos * x - sin * y + 0.5 + 0.09 * v * right, sin * x + cos * y + 0.5 + 0.09 * v * down
-    return x, y, 0.07 + 0.025 * v * pen
+    return x, y, 0.075 + 0.02 * v * pen
 
 
 def _through(points: np.ndarray) -> np.ndarray:
@@ -117,7 +122,7 @@ def _through(points: np.ndarray) -> np.ndarray:
 
 def _ink(x: np.ndarray, y: np.ndarray, pen: float, size: int) -> np.ndarray:
     """(size, size) uint8: full ink within half a pen's width of a point, fading over one pixel; all lengths in pixels."""
-    grid = np.arange(size) + 0.5
+    grid, x, y = np.arange(size, dtype=np.float32) + np.float32(0.5), x.astype(np.float32), y.astype(np.float32)
     across, along = (grid[:, None] - x) ** 2, (grid[:, None] - y) ** 2
     nearest = (along[:, None, :] + across[None, :, :]).min(axis=-1)
     return np.floor(np.clip(pen / 2 + 0.5 - np.sqrt(nearest), 0, 1) * 255 + 0.5).astype(np.uint8)

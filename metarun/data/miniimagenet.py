@@ -13,7 +13,7 @@ import numpy as np
 
 from metarun.data.decode import Member, Resample, decode, members, stamps
 from metarun.data.pickles import read_pickle
-from metarun.data.source import Source, choice, existing_root
+from metarun.data.source import SPLITS, Source, choice, existing_root
 from metarun.data.table import ImageTable, cached_table
 from metarun.errors import UserError
 
@@ -55,7 +55,7 @@ class MiniImageNet(Source):
 
     def build(self) -> ImageTable:
         root = existing_root(self.root, HOW)
-        found = {split: place for split in ("train", "val", "test") if (place := _find(root, split))}
+        found = {split: place for split in SPLITS if (place := _find(root, split))}
         if not found:
             raise UserError(f"{root}: no miniImageNet in it; {HOW}")
         files = stamps([path for paths, _ in found.values() for path in paths])

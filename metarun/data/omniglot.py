@@ -10,7 +10,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from metarun.data.decode import Member, Resample, decode, members, stamps
-from metarun.data.source import Rotations, Source, choice, deal, existing_root, sizes_of_splits
+from metarun.data.source import SPLITS, Rotations, Source, choice, deal, existing_root, sizes_of_splits
 from metarun.data.table import ImageTable, cached_table
 from metarun.errors import UserError
 
@@ -23,7 +23,7 @@ def _vinyals() -> dict[str, str]:
     """Class -> split, from the ranges of character numbers in the package."""
     return {
         f"omniglot/{alphabet}/character{number:02d}": split
-        for split in ("train", "val", "test")
+        for split in SPLITS
         for alphabet, (first, last) in FACTS[split].items()
         for number in range(first, last + 1)
     }
@@ -60,6 +60,7 @@ class Omniglot(Source):
         super().__post_init__()
         choice("split", self.split, Literal["vinyals", "random", "lake"])
         choice("resample", self.resample, Resample)
+        choice("download", self.download, Literal[True, False])
         choice("invert", self.invert, Literal[True, False])
         self.split_sizes = sizes_of_splits(self.split_sizes)
 

@@ -14,6 +14,7 @@ from metarun.errors import UserError
 
 Rotations = Literal["none", "classes", "per_class", "per_episode"]
 Residency = Literal["auto", "device", "ram", "disk"]
+SPLITS = ("train", "val", "test")
 PARTS = {"train": ("train",), "val": ("val",), "test": ("test",), "trainval": ("train", "val")}
 
 log = logging.getLogger(__name__)
@@ -126,7 +127,7 @@ def existing_root(root: str | Path | None, how: str) -> Path:
 def deal(names: Sequence[str], sizes: Sequence[int], seed: int) -> dict[str, str]:
     """Deals shuffled `names` to train, val and test, as many as `sizes` says; the order is that of the names' SHA-256 with `seed`."""
     order = sorted(names, key=lambda name: hashlib.sha256(f"{seed}/{name}".encode()).digest())
-    parts = [split for split, size in zip(("train", "val", "test"), sizes, strict=True) for _ in range(size)]
+    parts = [split for split, size in zip(SPLITS, sizes, strict=True) for _ in range(size)]
     if len(parts) > len(order):
         raise UserError(f"dataset.split_sizes: {list(sizes)} is not allowed; there are only {len(order)} classes")
     return dict(zip(order, parts, strict=False))

@@ -1,0 +1,85 @@
+"""Tested numbers: an accuracy never stands without the protocol, the episodes, the checkpoint and the config behind it."""
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from hydra.utils import instantiate
+
+from metarun.assembly import Config, Split, make_learner, protocol_split, refuse_overlap
+from metarun.checkpoint import file_sha256, load_checkpoint, versions
+from metarun.data.source import Source
+from metarun.device import Device
+from metarun.errors import UserError
+from metarun.evaluation import Result
+from metarun.evaluation import evaluate as score
+
+log = logging.getLogger(__name__)
+
+
+def evaluate(cfg: Config, run_dir: Path) -> dict[str, Any]:
+    """Tests the checkpoint that the protocol selects; writes and returns the record. Raises UserError."""
+    device, protocol = Device(**cfg["device"]), cfg["protocol"]
+    device.set_up()
+    name = "best" if protocol["selection"] == "best_val" and cfg["val_every"] else "last"
+    checkpoint = load_checkpoint(run_dir, name)
+    dataset: Source = instantiate(cfg["dataset"])
+    split = protocol_split(cfg, dataset, device, protocol["split"])
+    table = split.episodes.table
+    if list(table.images.shape[1:]) != checkpoint["data"]["image"]:
+        raise UserError(
+            f"dataset: its images are {table.images.shape[1:]} (height, width, channels), the run's were {checkpoint['data']['image']}"
+        )
+    refuse_overlap(cfg, checkpoint["data"]["classes"], table)
+    learner = make_learner(cfg, device)
+    learner.load_state_dict(checkpoint["model"])
+    statistics = protocol["batch_norm"] or learner.statistics
+    result = score(learner, split.episodes, split.pixels, protocol["episodes"], statistics, device, "test")
+    record = _record(cfg, result, split, statistics, run_dir / "checkpoints" / f"{name}.pt", checkpoint)
+    _write(run_dir / "evaluations", record)
+    log.info(
+        "%s accuracy %.2f ± %.2f %% (%d episodes, %d-way %d-shot, %d queries a class, batch statistics: %s, step %d)",
+        *(protocol["split"], record["accuracy"], record["ci95"], record["episodes"]),
+        *(record["ways"], record["shots"], record["queries"], statistics, checkpoint["step"]),
+    )
+    return record
+
+
+def _record(cfg: Config, result: Result, split: Split, statistics: str, path: Path, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    episodes = split.episodes
+    return {
+        "accuracy": result.accuracy,
+        "ci95": result.ci95,
+        "loss": result.loss,
+        "episodes": len(result.accuracies),
+        "ways": episodes.ways,
+        "shots": episodes.shots,
+        "queries": episodes.queries,
+        "batch_norm": statistics,
+        "split": cfg["protocol"]["split"],
+        "seed": cfg["seed"],
+        "episodes_sha256": episodes.sha256(len(result.accuracies)),
+        "data_fingerprint": episodes.table.fingerprint,
+        "checkpoint": path.name,
+        "checkpoint_sha256": file_sha256(path),
+        "checkpoint_step": checkpoint["step"],
+        "selection": cfg["protocol"]["selection"],
+        "per_episode": np.round(result.accuracies, 4).tolist(),
+        "config": cfg,
+        "versions": versions(),
+    }
+
+
+def _write(folder: Path, record: Mapping[str, Any]) -> None:
+    """One file per protocol: what identifies a number, apart from the number, names it."""
+    identity = [record[key] for key in ("episodes_sha256", "batch_norm", "data_fingerprint", "checkpoint", "selection")]
+    identity.append([record["config"]["algorithm"], record["config"]["device"]["precision"]])
+    name = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+    folder.mkdir(exist_ok=True)
+    draft = folder / f".{name}.tmp"
+    draft.write_text(json.dumps(record, indent=1))
+    draft.replace(folder / f"{name}.json")
