@@ -72,11 +72,14 @@ class CheckBeforeRun(Callback):
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         HydraConfig.instance().set_config(config)  # Hydra does it only later, and `${hydra:...}` may stand in a value
+        logging.disable(logging.WARNING)  # the job says it all again, into its log too
         try:
             cfg = compose.values(OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"]))
             check_and_prepare(cfg, Path(str(config.hydra.run.dir)))
         except Exception as error:  # Hydra turns a callback's exceptions into warnings; only SystemExit stops it
             raise SystemExit(report(error)) from None
+        finally:
+            logging.disable(logging.NOTSET)
 
 
 def check_and_prepare(cfg: dict[str, Any], run_dir: Path) -> None:

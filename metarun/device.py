@@ -1,6 +1,7 @@
 """Where and how numbers are computed: every branch on the kind of device is in this file."""
 
 import ctypes
+import os
 import platform
 from contextlib import AbstractContextManager
 from typing import Literal
@@ -46,6 +47,8 @@ class Device:
         """Applies the settings that hold for the whole process. Call once, before the first large tensor."""
         if self.threads:
             torch.set_num_threads(self.threads)
+        if self.deterministic and self.torch.type == "cuda":
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
         # Kernels without a deterministic version only warn: a missing one must not end a long run.
         torch.use_deterministic_algorithms(self.deterministic, warn_only=True)
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a debugging aid that costs a tenth of a step

@@ -31,6 +31,7 @@ class Run:
         self.lock = _lock(folder)
         self.metrics: IO[str] = open(folder / "metrics.csv", "a+", newline="")  # noqa: SIM115 -- open for the run's whole life
         self.metrics.truncate(metrics_bytes)
+        self.metrics.seek(0, os.SEEK_END)
         if metrics_bytes == 0:
             csv.writer(self.metrics).writerow(["step", "split", "name", "value"])
         self.board = SummaryWriter(str(folder), purge_step=step + 1 if step else None)

@@ -53,7 +53,7 @@ def _from_buffer(raw: Any, dtype: _Dtype, shape: tuple[int, ...], order: str) ->
 
 
 def _scalar(dtype: _Dtype, raw: Any) -> Any:
-    return _from_buffer(raw, dtype, (1,), "C").value[0]
+    return _from_buffer(raw, dtype, (1,), "C").value[0].item()
 
 
 def _encode(text: str, codec: str) -> bytes:

@@ -98,6 +98,7 @@ def _build(
     folder.mkdir()
     items = [item for members in classes.values() for item in members]
     images = np.lib.format.open_memmap(folder / "images.npy", "w+", np.uint8, (len(items), *shape))
+    _reserve(folder / "images.npy")
     bar = tqdm(total=len(items), desc=f"{name}: images", unit="img", disable=None, leave=False)
 
     def store(index: int) -> None:
@@ -116,6 +117,16 @@ def _build(
     digest.update(images.data)
     images.flush()
     (folder / "table.json").write_text(json.dumps({"names": list(classes), "counts": counts, "fingerprint": digest.hexdigest()}))
+
+
+def _reserve(path: Path) -> None:
+    """Claims the space of a sparse file, where the system can: a full disk is an error here, and a crash of the process (SIGBUS) later."""
+    if hasattr(os, "posix_fallocate"):
+        try:
+            with path.open("r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def _open(folder: Path) -> ImageTable:

@@ -26,7 +26,9 @@ def picture(number: int, mode: str, size: tuple[int, int], kind: str = "png") ->
 def omniglot_files(drawers: int = 3) -> dict[str, bytes]:
     """Path -> bytes of five characters, 1-bit as the real ones."""
     names = [f"{part}/{character}" for part, characters in CHARACTERS.items() for character in characters]
-    return {f"{name}/{i:04d}_{d:02d}.png": picture(100 * i + d, "1", (105, 105)) for i, name in enumerate(names) for d in range(1, drawers + 1)}
+    return {
+        f"{name}/{i:04d}_{d:02d}.png": picture(100 * i + d, "1", (105, 105)) for i, name in enumerate(names) for d in range(1, drawers + 1)
+    }
 
 
 def mini_images(images: int = 3, size: tuple[int, int] = (84, 84)) -> dict[str, dict[str, bytes]]:

@@ -8,7 +8,6 @@ import pytest
 from PIL import Image
 
 from metarun.data.folder import Folder
-
 from tests.data.samples import picture, write_files
 
 

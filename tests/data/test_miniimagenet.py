@@ -14,7 +14,6 @@ from PIL import Image
 from metarun.data.miniimagenet import RAVI, MiniImageNet
 from metarun.data.pickles import read_pickle
 from metarun.errors import UserError
-
 from tests.data.samples import MINI, mini_images, write_files, write_mini
 
 
@@ -76,7 +75,7 @@ class Evil:
         lambda path: Evil(os.system, f"touch {path}"),
         lambda path: Evil(eval, f"open({str(path)!r}, 'w')"),
         lambda path: {"image_data": np.array([Evil(os.mkdir, str(path))], dtype=object), "class_dict": {}},
-        lambda path: Evil(getattr, os, "system"),
+        lambda path: Evil(getattr, str(path), "upper"),
         lambda path: Evil(np.load, str(path)),
         lambda path: {"image_data": np.zeros(2, dtype=[("a", "O"), ("b", "i8")])},
     ],

@@ -9,7 +9,6 @@ from PIL import Image
 from metarun.data.omniglot import VINYALS, Omniglot
 from metarun.data.verify import verify
 from metarun.errors import UserError
-
 from tests.data.samples import omniglot_files, write_files, write_omniglot
 
 
