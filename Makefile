@@ -15,7 +15,7 @@ $(VENV)/.stamp: pyproject.toml
 	touch $@
 
 demo: setup
-	$(BIN)/metarun train algorithm=protonet dataset=glyphs tasks_per_step=1 steps=500 val_every=250
+	$(BIN)/metarun train experiment=protonet_glyphs_5w1s
 
 test: setup
 	$(BIN)/ruff check .

@@ -2,31 +2,13 @@
 
 import logging
 import shlex
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from helpers import TINY, Metarun, Outcome
 
 from metarun.cli import main
-
-# The smallest thing that trains: few steps, a narrow network, few episodes.
-TINY = (
-    "steps=2 val_every=1 tasks_per_step=1 log_every=1 task.ways=3 task.shots=1 task.queries=2 backbone.widths=[4,4] "
-    "protocol.episodes=3 protocol.val_episodes=2 protocol.queries=2 device=cpu device.threads=1 device.keep_memory=false"
-)
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a command line came to."""
-
-    code: int
-    out: str
-    err: str
-
-
-Metarun = Callable[[str], Outcome]
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,10 +1,31 @@
-"""Small tasks and networks that tests share."""
+"""Small tasks, tables and command lines that tests share."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from metarun.data.table import ImageTable
 from metarun.tasks import Episode, Examples
+
+# The smallest thing that trains: few steps, a narrow network, few episodes.
+TINY = (
+    "steps=2 val_every=1 tasks_per_step=1 log_every=1 task.ways=3 task.shots=1 task.queries=2 backbone.widths=[4,4] "
+    "protocol.episodes=3 protocol.val_episodes=2 protocol.queries=2 device=cpu device.threads=1 device.keep_memory=false"
+)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command line came to."""
+
+    code: int
+    out: str
+    err: str
+
+
+Metarun = Callable[[str], Outcome]
 
 
 def random_episode(

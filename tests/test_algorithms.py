@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import random_episode
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from torch.nn import functional as F
@@ -16,7 +17,6 @@ from metarun.backbones.conv4 import Conv4
 from metarun.batch_statistics import MODES
 from metarun.errors import UserError
 from metarun.tasks import Episode, Examples
-from tests.helpers import random_episode
 
 CONF = Path(__file__).parents[1] / "conf"
 ALGORITHMS = sorted((CONF / "algorithm").rglob("*.yaml"))

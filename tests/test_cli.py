@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY, Metarun
+from helpers import TINY, Metarun
 
 from metarun import compose
 from metarun.config import check

@@ -2,15 +2,16 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from helpers import random_table
 
 from metarun.data.episodes import Episodes, Pixels
 from metarun.device import Device
 from metarun.errors import UserError
-from tests.helpers import random_table
 
 COUNTS = [7, 5, 6, 9, 5, 8, 12, 5]
 
@@ -40,9 +41,11 @@ def test_an_episode_is_a_function_of_seed_split_and_number() -> None:
 
 
 def test_another_process_draws_the_same_episodes() -> None:
-    code = "from tests.helpers import random_table; from metarun.data.episodes import Episodes; "
+    code = "from helpers import random_table; from metarun.data.episodes import Episodes; "
     code += f"print(Episodes(random_table({COUNTS}), 3, 1, 2, 0, 'train').sha256(100))"
-    other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    other = subprocess.run(
+        [sys.executable, "-c", code], cwd=Path(__file__).parent, capture_output=True, text=True, check=True
+    ).stdout.strip()
     assert other == Episodes(random_table(COUNTS), 3, 1, 2, 0, "train").sha256(100)
     assert other == "d8d64ed160e4a5db16e628db58b7724171f2dc8ed63f56750d990864cbc7a034"  # whatever the machine and the versions
 

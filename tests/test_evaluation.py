@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers import TINY, Metarun, random_table
 
 from metarun.algorithms.protonet import ProtoNet
 from metarun.backbones.conv4 import Conv4
@@ -14,8 +15,6 @@ from metarun.data.episodes import Episodes, Pixels
 from metarun.device import Device
 from metarun.evaluation import Result, _by_embedding, _by_task, evaluate
 from metarun.run import Run
-from tests.conftest import TINY, Metarun
-from tests.helpers import random_table
 
 
 @pytest.mark.parametrize("rotations", ["none", "classes"])

@@ -7,7 +7,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from conftest import TINY
+from helpers import TINY
 
 ROOT = Path(__file__).resolve().parent.parent
 

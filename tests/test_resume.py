@@ -9,8 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-
-from tests.conftest import TINY
+from helpers import TINY
 
 LINE = f"{TINY} steps=40 val_every=4 checkpoint_every=3 log_every=5 algorithm=maml scheduler=cosine"
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers import random_episode
 from torch import nn
 
 from metarun.algorithms.maml import MAML
@@ -17,7 +18,6 @@ from metarun.device import Device
 from metarun.errors import TrainingError, UserError
 from metarun.run import Run
 from metarun.trainer import Trainer
-from tests.helpers import random_episode
 
 
 def fit(learner: nn.Module, folder: Path, **settings: Any) -> Trainer:
