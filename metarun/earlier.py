@@ -12,7 +12,8 @@ from metarun.compose import compose, parse, values
 from metarun.errors import UserError
 
 NOT_CONFIG = ("run", "resume", "hydra.searchpath")  # say where things are, not what is done
-FREE_ON_RESUME = ("dataset.root", "dataset.residency")  # where the data lie is no part of an experiment
+# Where the data lie and where the work is done are no part of an experiment; other threads or another device round differently, though.
+FREE_ON_RESUME = ("dataset.root", "dataset.residency", "device.name", "device.threads", "device.keep_memory")
 
 
 def evaluated(args: Namespace) -> tuple[dict[str, Any], Path]:

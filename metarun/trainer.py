@@ -91,7 +91,7 @@ class Trainer:
                 due = self.checkpoint_every and self.step % self.checkpoint_every == 0
                 if due or self.finished() or signals.received:
                     self.save("last")
-                if signals.received and not self.finished():
+                if signals.received:
                     bar.close()
                     log.info("stopped at step %d; go on with: metarun train resume=%s", self.step, self.run.folder)
                     raise SystemExit(128 + signals.received)
