@@ -1,18 +1,19 @@
 """The objects that a config describes: learner, data, numbered episodes."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
+from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from metarun.algorithms.base import FewShotLearner
 from metarun.backbones.base import Backbone
 from metarun.data.episodes import Episodes, Pixels
-from metarun.data.source import Source
 from metarun.data.table import ImageTable
 from metarun.device import Device
 from metarun.errors import UserError
@@ -35,16 +36,21 @@ def make_learner(cfg: Config, device: Device) -> FewShotLearner:
     return learner.to(device.torch)
 
 
-def make_optimizer(cfg: Config, learner: FewShotLearner) -> tuple[Optimizer, LRScheduler]:
-    """Optimizer and schedule over all parameters. Raises UserError for a value that torch refuses."""
+def make_optimizer(cfg: Config, parameters: Iterable[nn.Parameter]) -> tuple[Optimizer, LRScheduler]:
+    """Optimizer and schedule. Raises UserError for a value that torch refuses, also at the first step."""
+    node = "optimizer"
     try:
-        optimizer = instantiate(cfg["optimizer"])(learner.parameters())
-    except ValueError as error:
-        raise UserError(f"optimizer: {error}") from error
-    try:
+        rehearsal = instantiate(cfg["optimizer"])([nn.Parameter(torch.zeros(1))])
+        rehearsal.step()
+        node = "scheduler"
+        instantiate(cfg["scheduler"])(rehearsal).step()
+        optimizer = instantiate(cfg["optimizer"])(parameters)
         return optimizer, instantiate(cfg["scheduler"])(optimizer)
-    except ValueError as error:
-        raise UserError(f"scheduler: {error}") from error
+    except (TypeError, ValueError, IndexError, ArithmeticError, InstantiationException) as error:
+        if isinstance(error.__cause__, UserError):
+            raise
+        reason = str(error.__cause__ or error).partition("\n")[0]
+        raise UserError(f"{node}: {cfg[node]['_target_']} refuses its values ({reason})") from error
 
 
 @dataclass(frozen=True)
@@ -58,16 +64,36 @@ class Split:
         return self.pixels.episode(self.episodes.draw(first, count), self.episodes.shots)
 
 
-def training_split(cfg: Config, dataset: Source, device: Device) -> Split:
-    table = dataset.load("train")
-    return Split(Episodes(table, **cfg["task"], seed=cfg["seed"], split="train"), Pixels(table, device, dataset.residency))
+class Data:
+    """The dataset of a config; splits that are parts of one table share its images on the device."""
+
+    def __init__(self, cfg: Config, device: Device) -> None:
+        self.cfg, self.device, self.source = cfg, device, instantiate(cfg["dataset"])
+        self.loaded: list[tuple[ImageTable, Pixels]] = []
+
+    def training(self) -> Split:
+        split = self.cfg["train_split"]
+        return self._split(Episodes(self.source.load(split), **self.cfg["task"], seed=self.cfg["seed"], split=split))
+
+    def protocol(self, split: str) -> Split:
+        """Validation and test have the protocol's seed: their episodes are the same for all runs."""
+        p = self.cfg["protocol"]
+        episodes = Episodes(self.source.load(split), p["ways"], p["shots"], p["queries"], p["seed"], split, key="protocol")
+        return self._split(episodes)
+
+    def _split(self, episodes: Episodes) -> Split:
+        table = episodes.table
+        pixels = next((pixels for other, pixels in self.loaded if other.images is table.images), None)
+        if pixels is None:
+            pixels = Pixels(table, self.device, getattr(self.source, "residency", "auto"))
+            self.loaded.append((table, pixels))
+        return Split(episodes, pixels)
 
 
-def protocol_split(cfg: Config, dataset: Source, device: Device, split: str) -> Split:
-    """Validation and test have the protocol's seed: their episodes are the same for all runs."""
-    p, table = cfg["protocol"], dataset.load(split)
-    episodes = Episodes(table, p["ways"], p["shots"], p["queries"], p["seed"], split, key="protocol")
-    return Split(episodes, Pixels(table, device, dataset.residency))
+def refuse_ways(learner: FewShotLearner, split: Split, key: str) -> None:
+    """Raises UserError if the tasks of `split`, configured under `key`, have more or fewer classes than the learner is built for."""
+    if learner.ways not in (None, split.episodes.ways):
+        raise UserError(f"{key}.ways: {split.episodes.ways} is not allowed; {type(learner).__name__} is built for {learner.ways}")
 
 
 def refuse_overlap(cfg: Config, trained: Collection[str], table: ImageTable) -> None:

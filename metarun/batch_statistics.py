@@ -2,7 +2,7 @@
 
 `query`        those of the query set itself: all queries are seen at once (transductive)
 `running`      the averages of training
-`support`      those of the task's support set
+`support`      those of the task's support set (torch's own layers keep its unbiased variance, metarun's the batch's own)
 `support+one`  each query alone, in one batch with the support set (Reptile's non-transductive test)
 
 and, while training, `track`: those of the query set, which also move the running averages.

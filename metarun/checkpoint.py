@@ -3,7 +3,6 @@
 import hashlib
 import io
 import os
-import pickle
 import platform
 from collections.abc import Mapping
 from contextlib import suppress
@@ -51,7 +50,7 @@ def load_checkpoint(folder: Path, name: str) -> dict[str, Any]:
         raise UserError(f"{path}: not found; {folder} is not a run directory, or its run saved nothing yet")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except Exception as error:  # bytes that are no checkpoint raise nearly anything
         raise UserError(f"{path}: damaged or not a checkpoint ({str(error).partition(chr(10))[0][:80] or type(error).__name__})") from error
     if not isinstance(checkpoint, dict) or checkpoint.get("format") != FORMAT:
         raise UserError(f"{path}: not a checkpoint of metarun, or of another version; expected {FORMAT}")

@@ -1,11 +1,11 @@
 """`metarun COMMAND ...`: picks the command, and turns refusals into one line. Imports nothing heavy: `metarun --help` answers at once."""
 
-import difflib
 import os
 import sys
 from collections.abc import Sequence
 
 from metarun import __version__
+from metarun.config import near
 from metarun.errors import TrainingError, UserError
 
 USAGE = """metarun: meta-learning experiments from configuration
@@ -96,9 +96,3 @@ def complete(arguments: list[str]) -> int:
         command, words = "verify", words[1:]
     os.environ["COMP_LINE"] = " ".join([program, *words]) + (" " if line.endswith(" ") else "")
     return run(command, arguments)
-
-
-def near(word: str, choices: Sequence[str]) -> str:
-    """`did you mean X? ` when one of the choices looks like the word, else nothing."""
-    found = difflib.get_close_matches(word, choices, n=1)
-    return f"did you mean {found[0]}? " if found else ""

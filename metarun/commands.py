@@ -5,6 +5,7 @@ import sys
 import traceback
 from argparse import Namespace
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any, NoReturn
 
 import hydra
@@ -28,18 +29,18 @@ log = logging.getLogger("metarun")
 def run(command: str, words: list[str]) -> None:
     """Runs `train`, `evaluate` or `verify`; raises UserError for whatever the user can mend."""
     args = parse(words)
-    only_shown = args.help or args.hydra_help or args.cfg or args.info or args.shell_completion
+    new_run = command == "train" and not resumed_from(args)
+    own_cfg = args.cfg == "job" and not new_run and command != "verify"  # an earlier run's, which Hydra does not know of
+    only_shown = args.help or args.hydra_help or (args.cfg and not own_cfg) or args.info or args.shell_completion
     try:
-        if only_shown or (command == "train" and not resumed_from(args)):
+        if only_shown or new_run:
             flags = [word for word in words if word not in args.overrides]
             sys.argv[1:] = [*flags, *args.overrides]  # what Hydra itself reads; it wants the overrides in one place
             hydra.main(config_path=str(compose.conf_dir()), config_name=command, **compose.VERSION)(job)()
         elif args.multirun:
             raise UserError(f"--multirun: {command} takes one run at a time")
-        elif command == "train":
-            resume(args)
         else:
-            {"evaluate": evaluate, "verify": verify}[command](args)
+            {"train": resume, "evaluate": evaluate, "verify": verify}[command](args)
     except (HydraException, OmegaConfBaseException, UserError) as error:
         line = refusal(error, lambda without: compose.known_keys(command, args, without))
         if line is None:
@@ -70,16 +71,34 @@ def resumed_from(args: Namespace) -> str | None:
 class CheckBeforeRun(Callback):
     """Refuses a run before Hydra makes its folder: this is the last moment at which nothing is written."""
 
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        try:
+            refuse_unwritable("hydra.sweep.dir", Path(str(config.hydra.sweep.dir)))
+        except UserError as error:
+            raise SystemExit(report(error)) from None
+
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         HydraConfig.instance().set_config(config)  # Hydra does it only later, and `${hydra:...}` may stand in a value
         logging.disable(logging.WARNING)  # the job says it all again, into its log too
         try:
+            compose.require_choices(config, compose.GROUPS, list(config.hydra.overrides.hydra))
             cfg = compose.values(OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"]))
-            check_and_prepare(cfg, Path(str(config.hydra.run.dir)))
+            run_dir = Path(str(config.hydra.run.dir))
+            refuse_unwritable("hydra.run.dir", run_dir)
+            check_and_prepare(cfg, run_dir)
         except Exception as error:  # Hydra turns a callback's exceptions into warnings; only SystemExit stops it
             raise SystemExit(report(error)) from None
         finally:
             logging.disable(logging.NOTSET)
+
+
+def refuse_unwritable(key: str, folder: Path) -> None:
+    """Raises UserError if `folder` cannot be made: its nearest existing parent has to take a file. Leaves nothing behind."""
+    try:
+        with TemporaryFile(dir=next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())):
+            pass
+    except OSError as error:
+        raise UserError(f"{key}: {folder} cannot be written ({error.strerror})") from error
 
 
 def check_and_prepare(cfg: dict[str, Any], run_dir: Path) -> None:
@@ -107,6 +126,7 @@ def job(cfg: DictConfig) -> float:
     single = settings.mode == RunMode.RUN
     choices = {str(group): choice for group, choice in settings.runtime.choices.items() if not str(group).startswith("hydra/")}
     try:
+        compose.require_choices(cfg, compose.GROUPS, list(settings.overrides.hydra))
         values = compose.values(cfg)
         if not single:  # the callback did it for a single run
             check(values)
@@ -124,6 +144,8 @@ def job(cfg: DictConfig) -> float:
 def resume(args: Namespace) -> None:
     """`metarun train resume=RUN_DIR`: the run's own configuration in its own folder."""
     cfg, choices, run_dir = earlier.resumed(args)
+    if args.cfg:
+        return print(OmegaConf.to_yaml(cfg), end="")
     check_and_prepare(cfg, run_dir)
     from metarun.train import train
 
@@ -134,6 +156,8 @@ def resume(args: Namespace) -> None:
 def evaluate(args: Namespace) -> None:
     """`metarun evaluate run=RUN_DIR`: the run's own configuration, changed only where the line says so."""
     cfg, run_dir = earlier.evaluated(args)
+    if args.cfg:
+        return print(OmegaConf.to_yaml(cfg), end="")
     check(cfg)
     check_targets(cfg)
     from metarun.results import evaluate

@@ -1,7 +1,7 @@
 """Configurations from `conf/`: composing them, and what keys they have."""
 
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,12 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
+from metarun.config import GROUPS
 from metarun.errors import UserError
 
 # Hydra 1.4 deprecates `version_base`; 1.3 needs it to behave like 1.3.
 VERSION: dict[str, Any] = {"version_base": "1.3"} if hydra.__version__.startswith("1.3") else {}
+VERIFIED = ("dataset", "task")  # the groups of `metarun data verify`
 
 
 def conf_dir() -> Path:
@@ -41,7 +43,17 @@ def compose(command: str, args: Namespace, choices: dict[str, str | None] | None
             # A group of the user's own is not there without their --config-dir; its saved values are, and that is enough.
             if group not in given and choice in loader.get_group_options(group, config_name=command, overrides=where)
         ]
-        return hydra.compose(command, overrides=[*kept, *overrides])
+        cfg = hydra.compose(command, overrides=[*kept, *overrides])
+        require_choices(cfg, VERIFIED if command == "verify" else GROUPS, where)
+        return cfg
+
+
+def require_choices(cfg: DictConfig, groups: Iterable[str], overrides: list[str]) -> None:
+    """Raises UserError for a group without a choice. `overrides`: those that say where groups are."""
+    for group in groups:
+        if not OmegaConf.is_dict(cfg.get(group)):
+            options = GlobalHydra.instance().config_loader().get_group_options(group, config_name="train", overrides=overrides)
+            raise UserError(f"{group}: a choice is needed; allowed: {', '.join(options)}")
 
 
 def parse(overrides: list[str]) -> list[Override]:

@@ -1,6 +1,7 @@
 """Checks of a configuration before torch is imported: ranges and choices of the keys that every run has."""
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Iterable, Mapping
 from numbers import Real
 from typing import Any
 
@@ -12,8 +13,13 @@ AT_LEAST = {
     "protocol.episodes": 1, "protocol.ways": 2, "protocol.shots": 1, "protocol.queries": 1, "protocol.val_episodes": 1, "protocol.seed": 0,
 }  # fmt: skip
 AT_LEAST_OR_NULL = {"tasks_per_chunk": 1, "patience": 1, "device.threads": 1}
+AT_MOST = {"device.threads": 1024}
+LARGEST = 2**63 - 1  # what torch and numpy take for an integer
 POSITIVE_OR_NULL = ("clip_value", "clip_norm")
+BUILT = ("dataset", "backbone", "algorithm", "optimizer", "scheduler")
+GROUPS = ("task", "protocol", "device", *BUILT)
 CHOICES: dict[str, tuple[Any, ...]] = {
+    "train_split": ("train", "trainval"),
     "protocol.split": ("train", "val", "trainval", "test"),
     "protocol.batch_norm": (None, "query", "running", "support", "support+one"),
     "protocol.selection": ("best_val", "last"),
@@ -28,9 +34,13 @@ CHOICES: dict[str, tuple[Any, ...]] = {
 def check(cfg: Mapping[str, Any]) -> None:
     """Raises UserError for the first fixed key whose value makes no sense. Imports nothing, so it answers before torch is there."""
     for key, low in {**AT_LEAST, **AT_LEAST_OR_NULL}.items():
-        value, null = get(cfg, key), key in AT_LEAST_OR_NULL
-        if not (null and value is None) and not (is_integer(value) and value >= low):
+        value, null, high = get(cfg, key), key in AT_LEAST_OR_NULL, AT_MOST.get(key, LARGEST)
+        if null and value is None:
+            continue
+        if not (is_integer(value) and value >= low):
             raise refused(key, value, f"an integer of at least {low}" + " or null" * null)
+        if value > high:
+            raise refused(key, value, f"an integer of at most {high}" + " or null" * null)
     for key in POSITIVE_OR_NULL:
         value = get(cfg, key)
         if value is not None and not (is_number(value) and value > 0):
@@ -39,13 +49,30 @@ def check(cfg: Mapping[str, Any]) -> None:
         value = get(cfg, key)
         if not any(value is choice or (isinstance(choice, str) and value == choice) for choice in allowed):
             raise refused(key, value, f"one of {', '.join(map(shown, allowed))}")
+    for group in BUILT:
+        get(cfg, f"{group}._target_")
+    check_validation(cfg)
+
+
+def check_validation(cfg: Mapping[str, Any]) -> None:
+    """Raises UserError for what needs validation in a run without it, and for the one thing that rules it out."""
+    if cfg["val_every"]:
+        if cfg["train_split"] == "trainval":
+            raise UserError("train_split: trainval is not allowed with validation; set val_every=0 and protocol.selection=last")
+        return
+    if cfg["patience"] is not None:
+        raise UserError(f"patience: {cfg['patience']} is not allowed without validation; set val_every or patience=null")
+    if cfg["protocol"]["selection"] == "best_val":
+        raise UserError("protocol.selection: best_val is not allowed without validation; set val_every or protocol.selection=last")
 
 
 def get(cfg: Mapping[str, Any], key: str) -> Any:
-    """The value under a dotted key, None where there is none."""
+    """The value under a dotted key. Raises UserError where there is none."""
     value: Any = cfg
     for name in key.split("."):
-        value = value.get(name) if isinstance(value, Mapping) else None
+        if not isinstance(value, Mapping) or name not in value:
+            raise UserError(f"{key}: a value is needed; {key}=...")
+        value = value[name]
     return value
 
 
@@ -56,6 +83,12 @@ def refused(key: str, value: Any, expected: str) -> UserError:
 def shown(value: Any) -> str:
     """A value as it is written on the command line."""
     return {"None": "null", "True": "true", "False": "false"}.get(str(value), str(value))
+
+
+def near(word: str, choices: Iterable[str], cutoff: float = 0.6, prefix: str = "") -> str:
+    """`did you mean X? ` when one of the choices looks like the word, else nothing."""
+    found = difflib.get_close_matches(word, list(choices), n=1, cutoff=cutoff)
+    return f"did you mean {prefix}{found[0]}? " if found else ""
 
 
 def is_integer(value: Any) -> bool:

@@ -3,8 +3,9 @@
 import ctypes
 import os
 import platform
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -49,6 +50,7 @@ class Device:
             torch.set_num_threads(self.threads)
         if self.deterministic and self.torch.type == "cuda":
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False  # fp32 means fp32; bf16 is the fast choice
         # Kernels without a deterministic version only warn: a missing one must not end a long run.
         torch.use_deterministic_algorithms(self.deterministic, warn_only=True)
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a debugging aid that costs a tenth of a step
@@ -70,20 +72,18 @@ class Device:
             return tensor.pin_memory().to(self.torch, non_blocking=True)
         return tensor.to(self.torch)
 
+    def random_state(self) -> dict[str, Any]:
+        """The state of torch's generators, as a checkpoint can hold it."""
+        return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all() if self.torch.type == "cuda" else []}
+
+    def set_random_state(self, state: Mapping[str, Any]) -> None:
+        torch.set_rng_state(state["cpu"])
+        if self.torch.type == "cuda" and len(state["cuda"]) == torch.cuda.device_count():
+            torch.cuda.set_rng_state_all(state["cuda"])
+
     def free_memory(self) -> int:
         """Bytes free on the device, 0 where it shares the machine's memory."""
         return torch.cuda.mem_get_info(self.torch)[0] if self.torch.type == "cuda" else 0
-
-
-def random_state() -> dict[str, object]:
-    """The state of torch's generators, as a checkpoint can hold it."""
-    return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []}
-
-
-def set_random_state(state: dict) -> None:
-    torch.set_rng_state(state["cpu"])
-    if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(state["cuda"])
 
 
 def _keep_freed_memory() -> None:

@@ -5,14 +5,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from metarun.compose import compose, parse, values
 from metarun.errors import UserError
 
-NOT_CONFIG = ("run", "resume", "hydra.searchpath")  # say where things are, not what is done
+RUN_KEY = {"evaluate": "run", "train": "resume"}
 # Where the data lie and where the work is done are no part of an experiment; other threads or another device round differently, though.
+GROUPS_OF_A_TEST = ("protocol", "task", "dataset", "device", "algorithm")
 FREE_ON_RESUME = ("dataset.root", "dataset.residency", "device.name", "device.threads", "device.keep_memory")
 
 
@@ -20,7 +22,10 @@ def evaluated(args: Namespace) -> tuple[dict[str, Any], Path]:
     """The config and the folder of `run=`, changed where the overrides say so."""
     run_dir = folder_of("run", args)
     saved, choices = saved_config(run_dir)
-    config, _ = changed("evaluate", saved, choices, args)
+    config, given = changed("evaluate", saved, choices, args)
+    for key in given:
+        if key.partition(".")[0] not in GROUPS_OF_A_TEST:
+            raise UserError(f"{key}: not allowed here; evaluate changes {', '.join(GROUPS_OF_A_TEST)}, all else is as it was trained")
     return values(config), run_dir
 
 
@@ -56,7 +61,7 @@ def saved_config(run_dir: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     from metarun.checkpoint import load_config
 
     saved = load_config(run_dir, "last")
-    return saved["config"], saved["choices"]
+    return {"train_split": "train", **saved["config"]}, saved["choices"]  # the first runs have no such key
 
 
 def changed(command: str, saved: dict[str, Any], choices: dict[str, Any], args: Namespace) -> tuple[DictConfig, dict[str, Any]]:
@@ -67,14 +72,21 @@ def changed(command: str, saved: dict[str, Any], choices: dict[str, Any], args: 
     given: dict[str, Any] = {}
     for override in parse(args.overrides):
         key = override.key_or_group.replace("/", ".")
-        if key in NOT_CONFIG:
+        if key in (RUN_KEY[command], "hydra.searchpath"):  # say where things are, not what is done
             continue
-        if override.is_delete() or override.package or key.startswith("hydra.") or not has(fresh, key):
+        if key == "experiment" and override.value() == choices.get(key):  # the run's own, and so its values are saved
+            continue
+        if override.is_delete() or override.package or key.startswith("hydra.") or not has(fresh, key) or new(override, config):
             raise UserError(f"{override.input_line}: only choices and values of the run's own configuration can be given here")
         node = OmegaConf.select(fresh, key)
         OmegaConf.update(config, key, OmegaConf.to_container(node) if OmegaConf.is_config(node) else node, merge=False, force_add=True)
         given[key] = override.value() if key in choices else node
     return config, given
+
+
+def new(override: Override, config: DictConfig) -> bool:
+    """Whether an override with + adds a key that the config does not have."""
+    return (override.is_add() or override.is_force_add()) and not has(config, override.key_or_group.replace("/", "."))
 
 
 def has(config: DictConfig, key: str) -> bool:

@@ -13,8 +13,9 @@ from metarun.data.episodes import Draws, Episodes, Pixels
 from metarun.device import Device
 from metarun.tasks import Examples
 
-IMAGES_AT_ONCE = 1024
-"""Images of the tasks that are evaluated together: enough to keep a device busy, little enough for any memory."""
+PIXELS_AT_ONCE = 2**20
+"""Of the images that go through the network together: enough to keep a device busy, with less memory than training takes."""
+EMBEDDINGS_AT_ONCE = 2**14
 
 
 @dataclass(frozen=True)
@@ -51,20 +52,24 @@ def evaluate(learner: FewShotLearner, episodes: Episodes, pixels: Pixels, count:
             losses.append(cross_entropy(logits, labels, "sum"))
             bar.update(len(labels))
     learner.train(was_training)
-    total = torch.stack(losses).double().sum() / (count * episodes.ways * episodes.queries)
-    return Result(100 * torch.cat(correct).double().cpu().numpy(), float(total))
+    total = torch.stack(losses).cpu().double().sum() / (count * episodes.ways * episodes.queries)
+    return Result(100 * torch.cat(correct).cpu().double().numpy(), float(total))
 
 
-def _batches(episodes: Episodes, count: int, images_each: int) -> Iterator[Draws]:
-    size = max(1, IMAGES_AT_ONCE // images_each)
+def _batches(episodes: Episodes, count: int, images_at_once: int) -> Iterator[Draws]:
+    size = max(1, images_at_once // (episodes.ways * (episodes.shots + episodes.queries)))
     for first in range(0, count, size):
         yield episodes.draw(first, min(size, count - first))
+
+
+def _images_at_once(pixels: Pixels) -> int:
+    return max(1, PIXELS_AT_ONCE // (pixels.shape[0] * pixels.shape[1]))
 
 
 def _by_task(
     learner: FewShotLearner, episodes: Episodes, pixels: Pixels, count: int, statistics: str, device: Device
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    for draws in _batches(episodes, count, episodes.ways * (episodes.shots + episodes.queries)):
+    for draws in _batches(episodes, count, _images_at_once(pixels)):
         episode = pixels.episode(draws, episodes.shots)
         with device.autocast():
             yield learner.adapt(episode.support, statistics)(episode.query.x), episode.query.y
@@ -74,15 +79,15 @@ def _by_embedding(
     learner: MetricLearner, episodes: Episodes, pixels: Pixels, count: int, device: Device
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """The same for a learner whose embedding of an image depends on nothing else: every image once, then gathers."""
-    table, turned = episodes.table, pixels.turning
+    table, turned = episodes.table, episodes.table.rotations != "none"
     owned = np.concatenate([np.arange(start, start + size) for start, size in zip(table.starts, table.counts, strict=True)])
     row = np.zeros(table.images.shape[0], dtype=np.int64)
     row[owned] = np.arange(len(owned))
     embedded = [_embed_all(learner, pixels, owned, turn, device) for turn in range(4 if turned else 1)]
     z = torch.stack(embedded)
     labels = torch.arange(episodes.ways, device=z.device)
-    for draws in _batches(episodes, count, episodes.ways * (episodes.shots + episodes.queries) // 16 + 1):
-        at = z[torch.from_numpy(draws.turns[..., None] * turned).to(z.device), torch.from_numpy(row[draws.images]).to(z.device)]
+    for draws in _batches(episodes, count, EMBEDDINGS_AT_ONCE):
+        at = z[device.put(draws.turns[..., None]), device.put(row[draws.images])]
         support, query = at[:, :, : episodes.shots], at[:, :, episodes.shots :]
         y = labels.repeat_interleave(episodes.shots).expand(len(at), -1)
         logits = learner.classify(Examples(support.flatten(1, 2), y, episodes.ways))(query.flatten(1, 2))
@@ -91,7 +96,7 @@ def _by_embedding(
 
 def _embed_all(learner: MetricLearner, pixels: Pixels, images: np.ndarray, turn: int, device: Device) -> Tensor:
     parts = []
-    for chunk in np.array_split(images, max(1, len(images) // IMAGES_AT_ONCE)):
+    for chunk in np.array_split(images, -(-len(images) // _images_at_once(pixels))):
         x = pixels.gather(chunk, np.full(len(chunk), turn))
         with device.autocast():
             parts.append(learner.embed(x[None])[0])

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from metarun.config import near
 from metarun.errors import TrainingError, UserError
 
 
@@ -86,9 +87,3 @@ def bad_value(error: OmegaConfBaseException) -> str:
 def one_line(text: str) -> str:
     """The lines of a text, joined."""
     return " ".join(text.split())
-
-
-def near(word: str, choices: Iterable[str], cutoff: float = 0.6) -> str:
-    """`did you mean X? ` when one of the choices looks like the word, else nothing."""
-    found = difflib.get_close_matches(word, list(choices), n=1, cutoff=cutoff)
-    return f"did you mean {found[0]}? " if found else ""

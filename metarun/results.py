@@ -8,11 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from hydra.utils import instantiate
 
-from metarun.assembly import Config, Split, make_learner, protocol_split, refuse_overlap
+from metarun.assembly import Config, Data, Split, make_learner, refuse_overlap, refuse_ways
 from metarun.checkpoint import file_sha256, load_checkpoint, versions
-from metarun.data.source import Source
 from metarun.device import Device
 from metarun.errors import UserError
 from metarun.evaluation import Result
@@ -25,10 +23,9 @@ def evaluate(cfg: Config, run_dir: Path) -> dict[str, Any]:
     """Tests the checkpoint that the protocol selects; writes and returns the record. Raises UserError."""
     device, protocol = Device(**cfg["device"]), cfg["protocol"]
     device.set_up()
-    name = "best" if protocol["selection"] == "best_val" and cfg["val_every"] else "last"
+    name = "best" if protocol["selection"] == "best_val" else "last"
     checkpoint = load_checkpoint(run_dir, name)
-    dataset: Source = instantiate(cfg["dataset"])
-    split = protocol_split(cfg, dataset, device, protocol["split"])
+    split = Data(cfg, device).protocol(protocol["split"])
     table = split.episodes.table
     if list(table.images.shape[1:]) != checkpoint["data"]["image"]:
         raise UserError(
@@ -36,14 +33,18 @@ def evaluate(cfg: Config, run_dir: Path) -> dict[str, Any]:
         )
     refuse_overlap(cfg, checkpoint["data"]["classes"], table)
     learner = make_learner(cfg, device)
-    learner.load_state_dict(checkpoint["model"])
+    refuse_ways(learner, split, "protocol")
+    try:
+        learner.load_state_dict(checkpoint["model"])
+    except RuntimeError as error:
+        raise UserError(f"{run_dir}: its weights do not fit this algorithm and backbone; a test cannot change the network") from error
     statistics = protocol["batch_norm"] or learner.statistics
     result = score(learner, split.episodes, split.pixels, protocol["episodes"], statistics, device, "test")
     record = _record(cfg, result, split, statistics, run_dir / "checkpoints" / f"{name}.pt", checkpoint)
     _write(run_dir / "evaluations", record)
     log.info(
         "%s accuracy %.2f ± %.2f %% (%d episodes, %d-way %d-shot, %d queries a class, batch statistics: %s, step %d)",
-        *(protocol["split"], record["accuracy"], record["ci95"], record["episodes"]),
+        *(protocol["split"], result.accuracy, result.ci95, record["episodes"]),
         *(record["ways"], record["shots"], record["queries"], statistics, checkpoint["step"]),
     )
     return record
@@ -53,7 +54,7 @@ def _record(cfg: Config, result: Result, split: Split, statistics: str, path: Pa
     episodes = split.episodes
     return {
         "accuracy": result.accuracy,
-        "ci95": result.ci95,
+        "ci95": None if np.isnan(result.ci95) else result.ci95,
         "loss": result.loss,
         "episodes": len(result.accuracies),
         "ways": episodes.ways,
@@ -61,7 +62,7 @@ def _record(cfg: Config, result: Result, split: Split, statistics: str, path: Pa
         "queries": episodes.queries,
         "batch_norm": statistics,
         "split": cfg["protocol"]["split"],
-        "seed": cfg["seed"],
+        "seed": checkpoint["config"]["seed"],
         "episodes_sha256": episodes.sha256(len(result.accuracies)),
         "data_fingerprint": episodes.table.fingerprint,
         "checkpoint": path.name,
@@ -76,8 +77,9 @@ def _record(cfg: Config, result: Result, split: Split, statistics: str, path: Pa
 
 def _write(folder: Path, record: Mapping[str, Any]) -> None:
     """One file per protocol: what identifies a number, apart from the number, names it."""
-    identity = [record[key] for key in ("episodes_sha256", "batch_norm", "data_fingerprint", "checkpoint", "selection")]
-    identity.append([record["config"]["algorithm"], record["config"]["device"]["precision"]])
+    identity = [record[key] for key in ("episodes_sha256", "batch_norm", "data_fingerprint", "checkpoint", "checkpoint_step")]
+    dataset = {key: value for key, value in record["config"]["dataset"].items() if key not in ("root", "residency")}
+    identity += [dataset, record["config"]["algorithm"], record["config"]["device"]["precision"]]
     name = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
     folder.mkdir(exist_ok=True)
     draft = folder / f".{name}.tmp"

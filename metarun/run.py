@@ -62,6 +62,7 @@ class Run:
     def flush(self) -> int:
         """Makes the metrics durable; returns their length in bytes, as a checkpoint remembers it."""
         self.metrics.flush()
+        os.fsync(self.metrics.fileno())
         self.board.flush()
         return self.metrics.tell()
 

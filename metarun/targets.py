@@ -1,6 +1,5 @@
 """Checks of every `_target_` node against the constructor it names: the constructor is the schema."""
 
-import difflib
 import inspect
 import pkgutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -9,7 +8,7 @@ from os import PathLike
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from metarun.config import is_integer, is_number, shown
+from metarun.config import is_integer, is_number, near, shown
 from metarun.errors import UserError
 
 HYDRAS_OWN = ("_target_", "_partial_", "_args_", "_recursive_", "_convert_", "_execution_whitelist_")
@@ -37,10 +36,9 @@ def check_node(key: str, node: Mapping[str, Any]) -> None:
         if name in HYDRAS_OWN:
             continue
         if name not in parameters and not takes_any:
-            close = difflib.get_close_matches(name, list(parameters), n=1)
-            hint = f"did you mean {key}.{close[0]}? " if close else ""
+            hint = near(name, parameters, prefix=f"{key}.")
             raise UserError(f"{key}.{name}: no such key; {hint}{node['_target_']} takes {', '.join(parameters)}")
-        if name in hints and not is_node(value) and not fits(value, hints[name]):
+        if name in hints and not is_node(value) and not fits(value, hints[name]) and not (value is None is parameters[name].default):
             raise UserError(f"{key}.{name}: {repr(value) if isinstance(value, str) else shown(value)} is not {expected(hints[name])}")
 
 
@@ -78,22 +76,27 @@ def fits(value: Any, hint: Any) -> bool:
     if hint is None or hint is type(None):
         return value is None
     kind = origin or hint
+    if kind in (Any, object) or not inspect.isclass(kind):
+        return True
+    if value is None:
+        return False
     if kind is bool:
         return isinstance(value, bool)
     if kind is int:
         return is_integer(value)
     if kind is float:
         return is_number(value)
-    if not inspect.isclass(kind) or kind is object or issubclass(kind, Enum) or getattr(kind, "_is_protocol", False):
+    if issubclass(kind, Enum) or getattr(kind, "_is_protocol", False):
         return True
     if kind is str or issubclass(kind, PathLike):
         return isinstance(value, str)
     if issubclass(kind, Mapping):
         return isinstance(value, Mapping) and (len(inner) < 2 or all(is_node(item) or fits(item, inner[1]) for item in value.values()))
     if issubclass(kind, Sequence):
-        return isinstance(value, list | tuple) and all(
-            is_node(item) or fits(item, hint) for item, hint in zip(value, elements(kind, inner, len(value)), strict=False)
-        )
+        if not isinstance(value, list | tuple):
+            return False
+        hints = list(elements(kind, inner, len(value)))
+        return len(hints) == len(value) and all(is_node(item) or fits(item, hint) for item, hint in zip(value, hints, strict=True))
     return not isinstance(value, str | int | float)  # an object of a class that no YAML value can be
 
 
@@ -111,5 +114,5 @@ def expected(hint: Any) -> str:
         return " or ".join(expected(option) for option in get_args(hint))
     names = {bool: "true or false", int: "an integer", float: "a float", str: "a string", type(None): "null"}
     return names.get(hint) or "a " + (
-        str(hint).replace("collections.abc.", "") if get_origin(hint) else getattr(hint, "__name__", str(hint))
+        str(hint).replace("collections.abc.", "").replace("typing.", "") if get_origin(hint) else getattr(hint, "__name__", str(hint))
     )

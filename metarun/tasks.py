@@ -4,11 +4,11 @@ Shape legend, used everywhere: T tasks, N ways, K shots, Q queries per class, n 
 C, H, W an image, D features.
 """
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
 
 Metrics = dict[str, Tensor]
 """Named scalars on the device, averages over the tasks of a batch."""
@@ -45,7 +45,9 @@ class Episode:
             yield Episode(self.support.tasks(start, start + size), self.query.tasks(start, start + size))
 
 
-class MetaLearner(Protocol):
-    """All that the trainer knows of a method; a task may be of any kind that the method understands."""
+class MetaLearner(nn.Module):
+    """All that the trainer knows of a method; tasks may be of any kind that the method understands."""
 
-    def meta_loss(self, episode: Episode) -> tuple[Tensor, Metrics]: ...
+    @abstractmethod
+    def meta_loss(self, episode: Episode) -> tuple[Tensor, Metrics]:
+        """The loss whose gradient is the meta-gradient, mean over tasks, and the metrics, `loss` among them."""

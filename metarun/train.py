@@ -1,18 +1,18 @@
 """A training run: everything is built and checked, then trained, then tested."""
 
+import errno
 import json
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hydra.utils import instantiate
-
 from metarun.algorithms.base import FewShotLearner
-from metarun.assembly import Config, Split, make_learner, make_optimizer, protocol_split, refuse_overlap, training_split
+from metarun.assembly import Config, Data, Split, make_learner, make_optimizer, refuse_overlap, refuse_ways
 from metarun.checkpoint import load_checkpoint, versions
-from metarun.data.source import Source
 from metarun.device import Device
 from metarun.errors import UserError
 from metarun.evaluation import evaluate as score
@@ -21,6 +21,8 @@ from metarun.results import evaluate
 from metarun.run import Run, refuse_taken
 from metarun.trainer import Trainer
 
+log = logging.getLogger(__name__)
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 LOOP = ("steps", "tasks_per_step", "tasks_per_chunk", "val_every", "log_every", "checkpoint_every", "patience", "clip_value", "clip_norm")
 
 
@@ -42,16 +44,16 @@ def prepare(cfg: Config, run_dir: Path, choices: Mapping[str, str] | None = None
     refuse_taken(run_dir, resume=bool(cfg["resume"]))
     device = Device(**cfg["device"])
     device.set_up()
-    dataset: Source = instantiate(cfg["dataset"])
-    learner = make_learner(cfg, device)
-    training = training_split(cfg, dataset, device)
-    validation = protocol_split(cfg, dataset, device, "val") if cfg["val_every"] else None
-    test = protocol_split(cfg, dataset, device, cfg["protocol"]["split"])
-    refuse_overlap(cfg, training.episodes.table.names, test.episodes.table)
-    optimizer, scheduler = make_optimizer(cfg, learner)
+    data, learner = Data(cfg, device), make_learner(cfg, device)
+    training, test = data.training(), data.protocol(cfg["protocol"]["split"])
+    validation = data.protocol("val") if cfg["val_every"] else None
     table = training.episodes.table
+    refuse_ways(learner, training, "task")
+    refuse_ways(learner, test, "protocol")
+    refuse_overlap(cfg, table.names, test.episodes.table)
+    optimizer, scheduler = make_optimizer(cfg, learner.parameters())
     facts = {
-        "config": json.loads(json.dumps(cfg)),
+        "config": {**json.loads(json.dumps(cfg)), "resume": None},
         "choices": dict(choices or {}),
         "data": {"fingerprint": table.fingerprint, "image": list(table.images.shape[1:]), "classes": list(table.names)},
         "versions": versions(),
@@ -67,7 +69,7 @@ def prepare(cfg: Config, run_dir: Path, choices: Mapping[str, str] | None = None
 def train(cfg: Config, run_dir: Path, choices: Mapping[str, str] | None = None) -> dict[str, Any]:
     """Trains, or goes on training, and tests the selected checkpoint. Returns the record of the test, as `evaluate` does."""
     job = prepare(cfg, run_dir, choices)
-    with Run(run_dir, job.checkpoint) as run:
+    with stopping(run_dir), Run(run_dir, job.checkpoint) as run:
         trainer = job.trainer(validate=partial(_validate, cfg, job, run), run=run)
         if job.checkpoint is None:
             run.describe(cfg)
@@ -75,9 +77,23 @@ def train(cfg: Config, run_dir: Path, choices: Mapping[str, str] | None = None) 
             trainer.load(job.checkpoint)
         trainer.fit()
         record = evaluate(cfg, run_dir)
-        run.log(trainer.step, "test", {"accuracy": record["accuracy"], "ci95": record["ci95"]})
+        run.log(trainer.step, record["split"], {"accuracy": record["accuracy"]})
         run.conclude(cfg, record["accuracy"])
     return record
+
+
+@contextmanager
+def stopping(run_dir: Path) -> Iterator[None]:
+    """Says how to go on where a run ends early: Ctrl-C outside the loop, or a full disk, which raises UserError."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        log.info("stopped; go on with: metarun train resume=%s", run_dir)
+        raise
+    except OSError as error:
+        if error.errno not in DISK_FULL:
+            raise
+        raise UserError(f"{run_dir}: cannot be written ({error.strerror}); free some space and go on with resume={run_dir}") from error
 
 
 def _validate(cfg: Config, job: Job, run: Run, step: int) -> dict[str, float]:

@@ -16,11 +16,11 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from tqdm import tqdm
 
-from metarun.device import Device, random_state, set_random_state
+from metarun.device import Device
 from metarun.errors import TrainingError
 from metarun.run import Run
 from metarun.signals import Signals
-from metarun.tasks import Episode, Metrics
+from metarun.tasks import Episode, MetaLearner, Metrics
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ class Trainer:
     The other fields are the keys of train.yaml. Afterwards `best` says which step's validation was the best and what it was.
     """
 
-    learner: nn.Module
+    learner: MetaLearner
     optimizer: Optimizer
     scheduler: LRScheduler
     device: Device
@@ -77,6 +77,8 @@ class Trainer:
         """Runs to the last step, or until patience ends. After SIGINT or SIGTERM saves and raises SystemExit(128 + signal)."""
         self.learner.train()
         self.clock = (time.perf_counter(), self.step)
+        if self.step == 0:
+            self.save("last")  # so that a run killed at any moment can be resumed
         bar = tqdm(total=self.steps, initial=self.step, desc="train", unit="step", disable=None)
         with Signals() as signals, bar:
             while not self.finished():
@@ -106,7 +108,7 @@ class Trainer:
         for chunk in tasks.chunks(self.tasks_per_chunk or self.tasks_per_step):
             share = len(chunk) / len(tasks)
             with self.device.autocast():
-                loss, metrics = self.learner.meta_loss(chunk)  # type: ignore[operator]
+                loss, metrics = self.learner.meta_loss(chunk)
             self.scaler.scale(loss * share).backward()
             total = {name: value * share + total.get(name, 0) for name, value in metrics.items()}
         self.scaler.unscale_(self.optimizer)
@@ -114,9 +116,11 @@ class Trainer:
             nn.utils.clip_grad_value_(self.learner.parameters(), self.clip_value)
         if self.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.learner.parameters(), self.clip_norm)
+        scale = self.scaler.get_scale()
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        self.scheduler.step()
+        if self.scaler.get_scale() >= scale:  # else fp16 overflowed and the update was skipped; without a scaler both are 1
+            self.scheduler.step()
         return total
 
     def log_averages(self) -> dict[str, str]:
@@ -147,13 +151,13 @@ class Trainer:
 
     def refuse_non_finite(self) -> None:
         """Waits for the device. Raises TrainingError, before anything of the spoilt model is kept."""
+        saved = self.run.folder / "checkpoints" / "last.pt"
+        hint = f"the last good checkpoint is {saved}; try a smaller learning rate, clip_norm=1 or device.precision=fp32"
         first = None if self.averages.bad_step is None else int(self.averages.bad_step)
         if first is not None and first <= self.step:
-            saved = self.run.folder / "checkpoints" / "last.pt"
-            kept = f"the last good checkpoint is {saved}" if saved.exists() else "no checkpoint was written yet"
-            raise TrainingError(
-                f"the loss is not finite since step {first}; {kept}; try a smaller learning rate, clip_norm=1 or device.precision=fp32"
-            )
+            raise TrainingError(f"the loss is not finite since step {first}; {hint}")
+        if not all(bool(value.isfinite().all()) for value in self.learner.state_dict().values()):
+            raise TrainingError(f"the weights are not finite after step {self.step}; {hint}")
 
     def save(self, name: str) -> None:
         self.refuse_non_finite()
@@ -168,7 +172,7 @@ class Trainer:
             "scheduler": self.scheduler.state_dict(),
             "scaler": self.scaler.state_dict(),
             "averages": {"sums": self.averages.sums, "steps": self.averages.steps, "bad_step": self.averages.bad_step},
-            "random": random_state(),
+            "random": self.device.random_state(),
             "metrics_bytes": self.run.flush(),
         }
 
@@ -181,4 +185,4 @@ class Trainer:
         place = self.device.torch
         sums = {key: value.to(place) for key, value in kept["sums"].items()}
         self.averages = Averages(sums, kept["steps"], None if kept["bad_step"] is None else kept["bad_step"].to(place))
-        set_random_state(checkpoint["random"])
+        self.device.set_random_state(checkpoint["random"])

@@ -14,8 +14,12 @@ import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from PIL import Image
+
+if TYPE_CHECKING:
+    from metarun.assembly import Split
 
 CASES = {
     "load: 32 tasks, 5-way 1-shot, 1 query": (5, 1, 1, 32),
@@ -26,7 +30,7 @@ CASES = {
 """(ways, shots, queries, tasks)"""
 
 
-def ours(root: Path, precision: str, threads: int) -> dict[str, Callable[[], object]]:
+def ours(precision: str, threads: int) -> dict[str, Callable[[], object]]:
     import torch
 
     from metarun.algorithms.maml import MAML
@@ -61,11 +65,16 @@ def ours(root: Path, precision: str, threads: int) -> dict[str, Callable[[], obj
         elif "MAML" in name:
             runs[name] = step(MAML(Conv4(1, 28, downsample="stride", features="mean"), ways), split, tasks)
         else:
-            runs[name] = lambda split=split, tasks=tasks: split.tasks(0, tasks)  # type: ignore[misc]
+            runs[name] = loading(split, tasks)
     return runs
 
 
-def plain(root: Path, precision: str, threads: int) -> dict[str, Callable[[], object]]:
+def loading(split: "Split", tasks: int) -> Callable[[], object]:
+    first = iter(range(0, 10**9, tasks))
+    return lambda: split.tasks(next(first), tasks)
+
+
+def plain(root: Path, threads: int) -> dict[str, Callable[[], object]]:
     import torch
     from plain import MAML, Loader, ProtoNet
 
@@ -84,7 +93,7 @@ def plain(root: Path, precision: str, threads: int) -> dict[str, Callable[[], ob
 
 def serve(side: str, root: Path, precision: str, threads: int, pipe: Connection) -> None:
     """Times a case whenever its name comes through the pipe."""
-    runs = {"metarun": ours, "plain": plain}[side](root, precision, threads)
+    runs = ours(precision, threads) if side == "metarun" else plain(root, threads)
     while (name := pipe.recv()) is not None:
         start = time.perf_counter()
         runs[name]()

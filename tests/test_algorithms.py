@@ -147,8 +147,19 @@ def test_adapts_chooses_parameters_and_refuses_what_names_none() -> None:
     assert not any(".norm." in name for name in MAML(Conv4(1, 8, (3,)), 3).adapted)
     with pytest.raises(UserError, match="algorithm.adapts"):
         MAML(Conv4(1, 8, (3,)), 3, adapts=["body.*"])
-    with pytest.raises(UserError, match=r"task\.ways: 4 is not allowed"):
-        head_only.adapt(random_episode(1, 4, 1, 1, size=8, dtype=torch.float32).support)
+
+
+@pytest.mark.parametrize("statistics", ["running", "query"])
+def test_half_precision_stops_at_the_embedding(statistics: str) -> None:
+    """Distances of a few units between vectors of length 1000: bfloat16 has steps of 4 there."""
+    torch.manual_seed(0)
+    learner, episode = ProtoNet(Conv4(1, 16, (8,))), random_episode(2, 3, 1, 4, dtype=torch.float32)
+    torch.nn.init.constant_(learner.backbone.blocks[0].norm.bias, 100.0)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        scores = learner.adapt(episode.support, statistics)(episode.query.x)
+        known, asked = (learner._each(episode.support.x, x, statistics) for x in (episode.support.x, episode.query.x))
+    assert scores.dtype == torch.float32
+    torch.testing.assert_close(scores, -(asked.unsqueeze(2) - known.unsqueeze(1)).square().sum(-1), rtol=1e-2, atol=0.5)
 
 
 def test_prototypical_scores_by_hand() -> None:

@@ -4,24 +4,26 @@ from abc import abstractmethod
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from metarun.backbones.base import Backbone
 from metarun.batch_statistics import normalise_by, query_outputs
 from metarun.errors import UserError
-from metarun.tasks import Episode, Examples, Metrics, Predictor
+from metarun.tasks import Episode, Examples, MetaLearner, Metrics, Predictor
 
 
-class FewShotLearner(nn.Module):
-    """A method: `adapt` is all it must define.
+class FewShotLearner(MetaLearner):
+    """A method for few-shot tasks: `adapt` is all it must define.
 
     `statistics` is how its paper normalises test queries (see `metarun.batch_statistics`), for protocols that leave it open.
-    `inner_gradients` says that adapting takes gradients of its own, which a scaled loss does not protect from fp16's range.
+    `inner_gradients` says that adapting takes gradients of its own, which a scaled loss does not protect from fp16's range. `ways` is
+    the number of classes that it is built for, None for any.
     """
 
     statistics: ClassVar[str] = "running"
     inner_gradients: ClassVar[bool] = False
+    ways: int | None = None
 
     @abstractmethod
     def adapt(self, support: Examples, statistics: str = "track") -> Predictor:
@@ -80,7 +82,7 @@ class MetricLearner(FewShotLearner):
 
     def adapt(self, support: Examples, statistics: str = "track") -> Predictor:
         own = "running" if statistics == "running" else "query"
-        classifier = self.classify(Examples(self.embed(support.x, own), support.y, support.ways))
+        classifier = self._compare(Examples(self.embed(support.x, own), support.y, support.ways))
         if statistics == "running":
             return lambda query: classifier(self.embed(query))
         return lambda query: classifier(self._each(support.x, query, statistics))
@@ -89,8 +91,19 @@ class MetricLearner(FewShotLearner):
         support, query = episode.support, episode.query
         embedded = self.embed(torch.cat([support.x, query.x], 1), "track")
         known, asked = embedded.split([support.x.shape[1], query.x.shape[1]], 1)
-        with torch.autocast(embedded.device.type, enabled=False):
-            return score(self.classify(Examples(known, support.y, support.ways))(asked), query.y)
+        return score(self._compare(Examples(known, support.y, support.ways))(asked), query.y)
+
+    def _compare(self, support: Examples) -> Predictor:
+        """`classify` in full precision: differences of long vectors cancel, and half precision would be left with noise."""
+        kind = support.x.device.type
+        with torch.autocast(kind, enabled=False):
+            classifier = self.classify(support)
+
+        def predict(query: Tensor) -> Tensor:
+            with torch.autocast(kind, enabled=False):
+                return classifier(query)
+
+        return predict
 
 
 def class_means(x: Tensor, y: Tensor, ways: int) -> Tensor:

@@ -4,8 +4,11 @@
 
 FOMAML is `first_order: true`; ANIL, BOIL and the like are choices of `adapts`.
 
-Differs from the paper: nothing where the recipe says so. The paper's code sums the inner loss over the classes
-(`inner_loss: sum_over_ways`), so that its alpha is N times smaller than one for the usual mean.
+The paper's code sums the inner loss over the classes (`inner_loss: sum_over_ways`), so its alpha is N times smaller than one for the
+usual mean.
+
+Differs from the paper's code: strided convolutions pad evenly where TensorFlow's pad one side more; training tasks are drawn afresh and
+not from a list of 200,000; test tasks are evaluated several at a time, which changes nothing but rounding.
 """
 
 from collections.abc import Sequence
@@ -53,6 +56,7 @@ class MAML(FewShotLearner):
     ) -> None:
         super().__init__()
         require(inner_lr > 0, "inner_lr", inner_lr, "a number above 0")
+        require(test_inner_lr is None or test_inner_lr > 0, "test_inner_lr", test_inner_lr, "a number above 0, or null")
         require(inner_steps >= 1, "inner_steps", inner_steps, "1 or more")
         require(test_inner_steps is None or test_inner_steps >= 0, "test_inner_steps", test_inner_steps, "0 or more, or null")
         self.ways, self.first_order = ways, first_order
@@ -65,7 +69,6 @@ class MAML(FewShotLearner):
         self.adapted = _adapted(self.net, adapts, adapt_norm)
 
     def adapt(self, support: Examples, statistics: str = "track") -> Predictor:
-        require_ways(self.ways, support.ways)
         learning, tasks = torch.is_grad_enabled(), support.x.shape[0]
         weights = {name: value.expand(tasks, *value.shape) for name, value in self.net.named_parameters()}
         with torch.enable_grad(), normalise_by(self.net, "batch"):
@@ -84,12 +87,6 @@ class MAML(FewShotLearner):
     def _inner_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Sum over tasks, since each task's weights see only its own part of it."""
         return cross_entropy(logits, labels, "sum") * (self.loss_scale / labels.shape[1])
-
-
-def require_ways(trained: int, asked: int) -> None:
-    """Raises UserError if a learner with one output per class is given tasks of another number of classes."""
-    if trained != asked:
-        raise UserError(f"task.ways: {asked} is not allowed; this learner's head has {trained} outputs")
 
 
 def _head(features: int, ways: int, init: str) -> Linear:

@@ -2,7 +2,8 @@
 
     p(y = k | x) = softmax_k( -d(f(x), c_k) ),   c_k = mean of f(x_i) over the support of class k
 
-Differs from the paper: nothing. Its Omniglot scripts train the final model on train + val: that is `dataset`'s business.
+Differs from the paper's code: the best validation accuracy selects the checkpoint, not the lowest loss with patience; a final training
+on train + val is `train_split: trainval`.
 """
 
 from typing import Literal

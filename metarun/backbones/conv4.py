@@ -18,7 +18,7 @@ class Conv4(Backbone):
     downsample: `pool` (2x2 max-pooling: Vinyals, Snell, MAML on miniImageNet) or `stride` (the convolution steps by two: MAML and
     Reptile on Omniglot). features: `flatten` (h·w·C numbers) or `mean` over the image (MAML on Omniglot). scale: batch norm has a
     factor beside its offset. init: `torch`'s default, or `xavier` uniform with zero biases (MAML). Raises UserError where the
-    image has no pixel left.
+    image has no pixel left, and for values that make no sense.
     """
 
     def __init__(
@@ -33,6 +33,10 @@ class Conv4(Backbone):
         init: Literal["torch", "xavier"] = "torch",
     ) -> None:
         super().__init__()
+        if not widths or min(widths) < 1:
+            raise UserError(f"backbone.widths: {list(widths)} is not allowed; expected one number of filters above 0 per block")
+        if eps <= 0:
+            raise UserError(f"backbone.eps: {eps} is not allowed; expected a number above 0")
         size = image_size
         for _ in widths:
             size = size // 2 if downsample == "pool" else (size + 1) // 2

@@ -84,7 +84,7 @@ def _smallest(words: np.ndarray, count: int) -> np.ndarray:
 
 
 class Pixels:
-    """The images of a table, ready to be gathered into episodes on a device.
+    """The images of a table and of all that were selected from it, ready to be gathered into episodes on a device.
 
     residency: `device` keeps the bytes there, `ram` in memory, `disk` mapped; `auto` takes the device if they fit into half of its free
     memory, else leaves them mapped. Images come out as float32 or the device's half precision, normalised by the table's mean and std.
@@ -94,21 +94,18 @@ class Pixels:
         on_device = residency == "device" or (residency == "auto" and table.images.nbytes < device.free_memory() / 2)
         images = torch.from_numpy(np.array(table.images) if residency == "ram" else table.images)
         count, height, width, channels = images.shape
-        self.device, self.shape, self.turning = device, (height, width, channels), table.rotations != "none"
+        self.device, self.shape = device, (height, width, channels)
         self.bytes = images.view(count, -1)
         if on_device:
             self.bytes = self.bytes.to(device.torch)
-        if self.turning and height != width:
-            raise UserError(f"dataset.rotations: {table.rotations} is not allowed for images of {height}x{width}; only for square ones")
         std = torch.tensor(table.std, dtype=torch.float32).expand(channels)
         mean = torch.tensor(table.mean, dtype=torch.float32).expand(channels)
         self.factor, self.offset = (1 / (255 * std)).to(device.torch), (-mean / std).to(device.torch)
-        if self.turning:
-            places = torch.arange(height * width).view(height, width)
-            self.turns = torch.stack([places.rot90(k).flatten() for k in range(4)]).to(device.torch)
+        places = torch.arange(height * width).view(height, width)
+        self.turns = torch.stack([places.rot90(k).flatten() for k in range(4)]).to(device.torch)
 
     def gather(self, images: np.ndarray, turns: np.ndarray) -> Tensor:
-        """Images (n, C, H, W) on the device: those at `images` (n,), each turned by `turns` (n,) times 90 degrees."""
+        """Images (n, C, H, W) on the device: those at `images` (n,), each, square then, turned by `turns` (n,) times 90 degrees."""
         index = torch.from_numpy(images)
         if self.bytes.device.type == "cpu":
             chosen = self.bytes[index]
@@ -120,7 +117,7 @@ class Pixels:
         else:
             chosen = self.bytes[self.device.put(images)]
         x = chosen.view(len(images), -1, self.shape[2])
-        if self.turning:
+        if turns.any():
             x = x.gather(1, self.turns[self.device.put(turns)].unsqueeze(2).expand_as(x))
         x = torch.addcmul(self.offset, x.to(torch.float32), self.factor).to(self.device.dtype)
         return x.view(len(images), *self.shape).permute(0, 3, 1, 2)
