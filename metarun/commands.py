@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from metarun import compose, earlier
-from metarun.config import check
+from metarun.config import check, check_integers
 from metarun.errors import TrainingError, UserError
 from metarun.refusals import refusal
 from metarun.targets import check_targets
@@ -33,6 +33,7 @@ def run(command: str, words: list[str]) -> None:
     own_cfg = args.cfg == "job" and not new_run and command != "verify"  # an earlier run's, which Hydra does not know of
     only_shown = args.help or args.hydra_help or (args.cfg and not own_cfg) or args.info or args.shell_completion
     try:
+        compose.require_choices(command, args)
         if only_shown or new_run:
             flags = [word for word in words if word not in args.overrides]
             sys.argv[1:] = [*flags, *args.overrides]  # what Hydra itself reads; it wants the overrides in one place
@@ -81,7 +82,6 @@ class CheckBeforeRun(Callback):
         HydraConfig.instance().set_config(config)  # Hydra does it only later, and `${hydra:...}` may stand in a value
         logging.disable(logging.WARNING)  # the job says it all again, into its log too
         try:
-            compose.require_choices(config, compose.GROUPS, list(config.hydra.overrides.hydra))
             cfg = compose.values(OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"]))
             run_dir = Path(str(config.hydra.run.dir))
             refuse_unwritable("hydra.run.dir", run_dir)
@@ -126,7 +126,6 @@ def job(cfg: DictConfig) -> float:
     single = settings.mode == RunMode.RUN
     choices = {str(group): choice for group, choice in settings.runtime.choices.items() if not str(group).startswith("hydra/")}
     try:
-        compose.require_choices(cfg, compose.GROUPS, list(settings.overrides.hydra))
         values = compose.values(cfg)
         if not single:  # the callback did it for a single run
             check(values)
@@ -145,7 +144,8 @@ def resume(args: Namespace) -> None:
     """`metarun train resume=RUN_DIR`: the run's own configuration in its own folder."""
     cfg, choices, run_dir = earlier.resumed(args)
     if args.cfg:
-        return print(OmegaConf.to_yaml(cfg), end="")
+        print(OmegaConf.to_yaml(cfg), end="")
+        return
     check_and_prepare(cfg, run_dir)
     from metarun.train import train
 
@@ -157,7 +157,8 @@ def evaluate(args: Namespace) -> None:
     """`metarun evaluate run=RUN_DIR`: the run's own configuration, changed only where the line says so."""
     cfg, run_dir = earlier.evaluated(args)
     if args.cfg:
-        return print(OmegaConf.to_yaml(cfg), end="")
+        print(OmegaConf.to_yaml(cfg), end="")
+        return
     check(cfg)
     check_targets(cfg)
     from metarun.results import evaluate
@@ -169,12 +170,13 @@ def evaluate(args: Namespace) -> None:
 def verify(args: Namespace) -> None:
     """`metarun data verify`: what is there of a dataset, what is missing."""
     cfg = compose.values(compose.compose("verify", args))
+    check_integers(cfg, "task.")
     check_targets(cfg)
     from hydra.utils import instantiate
 
     from metarun.data.verify import verify as lines
 
-    for line in lines(instantiate(cfg["dataset"])):
+    for line in lines(instantiate(cfg["dataset"]), cfg["task"]):
         print(line)
 
 

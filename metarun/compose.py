@@ -1,14 +1,15 @@
 """Configurations from `conf/`: composing them, and what keys they have."""
 
 from argparse import Namespace
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import ChoiceSweep, Override
 from omegaconf import DictConfig, OmegaConf
 
 from metarun.config import GROUPS
@@ -16,7 +17,6 @@ from metarun.errors import UserError
 
 # Hydra 1.4 deprecates `version_base`; 1.3 needs it to behave like 1.3.
 VERSION: dict[str, Any] = {"version_base": "1.3"} if hydra.__version__.startswith("1.3") else {}
-VERIFIED = ("dataset", "task")  # the groups of `metarun data verify`
 
 
 def conf_dir() -> Path:
@@ -27,33 +27,48 @@ def conf_dir() -> Path:
 
 def compose(command: str, args: Namespace, choices: dict[str, str | None] | None = None) -> DictConfig:
     """Composes a command's config from its overrides; `choices` stand in for the groups that the overrides leave alone."""
-    overrides = list(args.overrides)
-    if args.config_dir:
-        folder = Path(args.config_dir).resolve()
-        if not folder.is_dir():
-            raise UserError(f"--config-dir: {folder} is no folder")
-        overrides.insert(0, f"hydra.searchpath=['file://{folder}']")
-    with hydra.initialize_config_dir(str(conf_dir()), job_name="metarun", **VERSION):
-        loader = GlobalHydra.instance().config_loader()
-        where = [word for word in overrides if word.startswith("hydra.searchpath=")]
-        given = {override.key_or_group for override in parse(overrides)}
+    overrides = with_config_dir(args)
+    given = {override.key_or_group for override in parse(overrides)}
+    with initialised():
+        # A group of the user's own is not there without their --config-dir; its saved values are, and that is enough.
         kept = [
             f"{group}={choice}"
             for group, choice in (choices or {}).items()
-            # A group of the user's own is not there without their --config-dir; its saved values are, and that is enough.
-            if group not in given and choice in loader.get_group_options(group, config_name=command, overrides=where)
+            if group not in given and choice in options(command, group, overrides)
         ]
-        cfg = hydra.compose(command, overrides=[*kept, *overrides])
-        require_choices(cfg, VERIFIED if command == "verify" else GROUPS, where)
-        return cfg
+        return hydra.compose(command, overrides=[*kept, *overrides])
 
 
-def require_choices(cfg: DictConfig, groups: Iterable[str], overrides: list[str]) -> None:
-    """Raises UserError for a group without a choice. `overrides`: those that say where groups are."""
-    for group in groups:
-        if not OmegaConf.is_dict(cfg.get(group)):
-            options = GlobalHydra.instance().config_loader().get_group_options(group, config_name="train", overrides=overrides)
-            raise UserError(f"{group}: a choice is needed; allowed: {', '.join(options)}")
+def initialised() -> AbstractContextManager[Any]:
+    """Hydra with the folder of the groups, as long as the context lasts."""
+    return hydra.initialize_config_dir(str(conf_dir()), job_name="metarun", **VERSION)
+
+
+def with_config_dir(args: Namespace) -> list[str]:
+    """The overrides, --config-dir among them: composing by itself does not know the flag."""
+    if not args.config_dir:
+        return list(args.overrides)
+    folder = Path(args.config_dir).resolve()
+    if not folder.is_dir():
+        raise UserError(f"--config-dir: {folder} is no folder")
+    return [f"hydra.searchpath=['file://{folder}']", *args.overrides]
+
+
+def options(command: str, group: str, overrides: list[str]) -> list[str]:
+    """The choices of a group, wherever the overrides say that groups are."""
+    where = [word for word in overrides if word.startswith("hydra.searchpath=")]
+    found: list[str] = GlobalHydra.instance().config_loader().get_group_options(group, config_name=command, overrides=where)
+    return found
+
+
+def require_choices(command: str, args: Namespace) -> None:
+    """Raises UserError for a group that the overrides leave without a choice, which Hydra takes for a bug."""
+    for override in parse(args.overrides):
+        group, value = override.key_or_group, override.value()
+        if group in GROUPS and (value is None or (isinstance(value, ChoiceSweep) and None in value.list)):
+            with initialised():
+                allowed = options(command, group, with_config_dir(args))
+            raise UserError(f"{group}: a choice is needed; allowed: {', '.join(allowed)}")
 
 
 def parse(overrides: list[str]) -> list[Override]:

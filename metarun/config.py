@@ -33,14 +33,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
 
 def check(cfg: Mapping[str, Any]) -> None:
     """Raises UserError for the first fixed key whose value makes no sense. Imports nothing, so it answers before torch is there."""
-    for key, low in {**AT_LEAST, **AT_LEAST_OR_NULL}.items():
-        value, null, high = get(cfg, key), key in AT_LEAST_OR_NULL, AT_MOST.get(key, LARGEST)
-        if null and value is None:
-            continue
-        if not (is_integer(value) and value >= low):
-            raise refused(key, value, f"an integer of at least {low}" + " or null" * null)
-        if value > high:
-            raise refused(key, value, f"an integer of at most {high}" + " or null" * null)
+    check_integers(cfg)
     for key in POSITIVE_OR_NULL:
         value = get(cfg, key)
         if value is not None and not (is_number(value) and value > 0):
@@ -52,6 +45,20 @@ def check(cfg: Mapping[str, Any]) -> None:
     for group in BUILT:
         get(cfg, f"{group}._target_")
     check_validation(cfg)
+
+
+def check_integers(cfg: Mapping[str, Any], group: str = "") -> None:
+    """Raises UserError for the first integer, of one group or of all, that is out of its range."""
+    for key, low in {**AT_LEAST, **AT_LEAST_OR_NULL}.items():
+        if not key.startswith(group):
+            continue
+        value, null, high = get(cfg, key), key in AT_LEAST_OR_NULL, AT_MOST.get(key, LARGEST)
+        if null and value is None:
+            continue
+        if not (is_integer(value) and value >= low):
+            raise refused(key, value, f"an integer of at least {low}" + " or null" * null)
+        if value > high:
+            raise refused(key, value, f"an integer of at most {high}" + " or null" * null)
 
 
 def check_validation(cfg: Mapping[str, Any]) -> None:

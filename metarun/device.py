@@ -65,9 +65,9 @@ class Device:
     def scaler(self) -> torch.amp.GradScaler:
         return torch.amp.GradScaler(self.torch.type, enabled=self.precision == "fp16")
 
-    def put(self, array: np.ndarray) -> Tensor:
-        """The array on the device; from pinned memory and without waiting where the device has its own."""
-        tensor = torch.from_numpy(array)
+    def put(self, data: np.ndarray | Tensor) -> Tensor:
+        """The data on the device; from pinned memory and without waiting where the device has its own."""
+        tensor = torch.as_tensor(data)
         if self.torch.type == "cuda":
             return tensor.pin_memory().to(self.torch, non_blocking=True)
         return tensor.to(self.torch)

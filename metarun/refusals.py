@@ -56,6 +56,8 @@ def unknown_key(key: str, known_keys: Callable[[str], Iterable[str]]) -> str:
         keys = list(known_keys(key))
     except (HydraException, OmegaConfBaseException, UserError):  # there is more than one mistake: this one is told first
         keys = []
+    if key in keys:
+        return f"{key}: cannot be left out; it is null already"
     # The last part decides: `inner_lr` means `algorithm.inner_lr`, and `algorithm.inner_lr` of a learner without one means nothing else.
     ends = difflib.get_close_matches(last(key), {last(known) for known in keys}, n=1, cutoff=0.7)
     hint = near(key, [known for known in keys if last(known) in ends], cutoff=0.0)

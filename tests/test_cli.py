@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import TINY, Metarun
+from omegaconf import OmegaConf
 
 from metarun import compose
 from metarun.config import check
@@ -45,6 +46,16 @@ REFUSED = {
     "train task.shots=true": "task.shots: true is not allowed",
     "train protocol.batch_norm=batch": "expected one of null, query, running, support, support+one",
     "train protocol.selection=first": "expected one of best_val, last",
+    "train seed=9223372036854775808": "seed: 9223372036854775808 is not allowed; expected an integer of at most 9223372036854775807",
+    "train protocol.seed=9223372036854775808": "protocol.seed: 9223372036854775808 is not allowed",
+    "train device.threads=100000": "device.threads: 100000 is not allowed; expected an integer of at most 1024 or null",
+    "train ~steps": "steps: a value is needed",
+    "train ~patience": "patience: cannot be left out",
+    "train ~optimizer._target_": "optimizer._target_: a value is needed",
+    "train patience=2 val_every=0": "patience: 2 is not allowed without validation",
+    "train val_every=0": "protocol.selection: best_val is not allowed without validation; set val_every or protocol.selection=last",
+    "train train_split=all": "train_split: all is not allowed; expected one of train, trainval",
+    "train train_split=trainval": "train_split: trainval is not allowed with validation; set val_every=0 and protocol.selection=last",
     "train device.precision=fp8": "device.precision: fp8 is not allowed; expected one of fp32, bf16, fp16",
     "train clip_norm=0": "clip_norm: 0 is not allowed; expected a number above 0 or null",
     "train steps='${stepz}'": "steps: Interpolation key 'stepz' not found",
@@ -54,6 +65,16 @@ REFUSED = {
     "train backbone.widths=64": "backbone.widths: 64 is not a Sequence[int]",
     "train backbone.widths=[64,wide]": "backbone.widths: [64, 'wide'] is not a Sequence[int]",
     "train optimizer.lr=small": "optimizer.lr: 'small' is not a float",
+    "train optimizer=null": "optimizer: a choice is needed; allowed: adam, sgd",
+    "train --multirun optimizer=adam,null": "optimizer: a choice is needed",
+    "train task=null": "task: a choice is needed; allowed: default",
+    "train dataset=null": "dataset: a choice is needed; allowed: folder, glyphs",
+    "train device=null": "device: a choice is needed",
+    "train ~protocol": "protocol: a choice is needed",
+    "train hydra.run.dir=/proc/x": "hydra.run.dir: /proc/x cannot be written",
+    "train --multirun seed=0,1 hydra.sweep.dir=/proc/x": "hydra.sweep.dir: /proc/x cannot be written",
+    "train optimizer.lr=null": "optimizer.lr: null is not a float",
+    "train +optimizer.betas=[0.9]": "optimizer.betas: [0.9] is not a ",
     "train backbone._target_=nowhere.Net": "backbone._target_: nowhere.Net cannot be imported",
     "train backbone._target_=torch.nn.Convv2d": "torch.nn.Convv2d cannot be imported",
     "train backbone._target_=torch.nn.functional": "is neither a class nor a function",
@@ -71,8 +92,12 @@ REFUSED = {
     "evaluate": "run: a run folder is needed; run=RUN_DIR",
     "evaluate run=nowhere": "run: nowhere is no folder",
     "evaluate run=.": "checkpoints/last.pt: not found",
+    "evaluate --cfg job": "run: a run folder is needed",
     "evaluate --multirun run=.": "--multirun: evaluate takes one run at a time",
     "data verify dataset=omniglt": "did you mean omniglot?",
+    "data verify task.ways=0": "task.ways: 0 is not allowed; expected an integer of at least 2",
+    "data verify ~task.shots": "task.shots: a value is needed",
+    "data verify dataset=null": "dataset: a choice is needed; allowed: folder, glyphs",
     "data verify dataset=omniglot dataset.root=nowhere": "dataset.root",
 }
 
@@ -165,7 +190,7 @@ def test_a_run_leaves_its_folder_and_a_refused_second_one_changes_nothing(metaru
         ("algorithm.inner_lr=0.123", "algorithm.inner_lr: the run was started with"),
         ("task.shots=5", "task.shots: the run was started with 1, not 5"),
         ("hydra.run.dir=elsewhere", "hydra.run.dir=elsewhere: only choices and values"),
-        ("+task.colour=red", "task.colour: the run was started with None, not red"),
+        ("+task.colour=red", "+task.colour=red: only choices and values"),
     ],
 )
 def test_resume_refuses_another_configuration(metarun: Metarun, trained: Path, change: str, said: str) -> None:
@@ -178,6 +203,13 @@ def test_resume_takes_the_same_command_again_and_keeps_the_folder(metarun: Metar
     outcome = metarun(f"train algorithm=maml {TINY} resume=trained dataset.residency=ram")
     assert outcome.code == 0, outcome.err
     assert tree(trained / ".hydra") == hydra and [path.name for path in trained.parent.iterdir()] == ["trained"]
+
+
+def test_resume_takes_the_experiment_of_the_run_again_and_no_other(metarun: Metarun) -> None:
+    line = f"train experiment=protonet_glyphs_5w1s {TINY}"
+    assert metarun(f"{line} hydra.run.dir=run").code == 0
+    assert metarun(f"{line} resume=run").code == 0
+    assert "only choices and values" in metarun("train experiment=maml_omniglot_5w1s resume=run").err
 
 
 @pytest.mark.parametrize(
@@ -201,6 +233,40 @@ def test_evaluate_changes_only_what_is_given(metarun: Metarun, trained: Path, ov
     assert [path.name for path in trained.parent.iterdir()] == ["trained"]
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("steps=999", "steps: not allowed here; evaluate changes protocol, task, dataset, device, algorithm"),
+        ("protocol.episodes=2 seed=7", "seed: not allowed here"),
+        ("optimizer.lr=9", "optimizer.lr: not allowed here"),
+        ("optimizer=sgd", "optimizer: not allowed here"),
+        ("backbone.widths=[8,8]", "backbone.widths: not allowed here"),
+        ("resume=trained", "resume: not allowed here"),
+        ("protocol=null", "protocol: a choice is needed; allowed: default, finn2017, snell2017"),
+        ("protocol.foo=1", "protocol.foo: no such key"),
+        ("+protocol.foo=1", "+protocol.foo=1: only choices and values"),
+        ("++protocol.foo=1", "++protocol.foo=1: only choices and values"),
+        ("experiment=maml_omniglot_5w1s", "experiment=maml_omniglot_5w1s: only choices and values"),
+    ],
+)
+def test_evaluate_refuses_what_is_no_part_of_a_test(metarun: Metarun, trained: Path, change: str, said: str) -> None:
+    before = tree(trained)
+    outcome = metarun(f"evaluate run=trained {change}")
+    assert outcome.code == 2 and outcome.err.count("\n") == 1 and said in outcome.err, outcome.err
+    assert tree(trained) == before
+
+
+def test_cfg_job_of_a_run_is_the_configuration_of_that_run(metarun: Metarun, trained: Path) -> None:
+    before = tree(trained)
+    tested = metarun("evaluate run=trained task.shots=2 --cfg job")
+    resumed = metarun("train resume=trained --cfg job")
+    assert (tested.code, resumed.code, tree(trained)) == (0, 0, before)
+    for outcome, shots in ((tested, 2), (resumed, 1)):
+        cfg = OmegaConf.create(outcome.out)
+        assert (cfg.steps, cfg.task.shots, cfg.protocol.shots, cfg.backbone.widths) == (2, shots, shots, [4, 4])
+        assert cfg.algorithm._target_.endswith("MAML") and "${" not in outcome.out
+
+
 @pytest.mark.parametrize("content", [b"", b"<html>not found</html>", b"PK\x03\x04 cut off"])
 def test_a_damaged_checkpoint_is_refused(metarun: Metarun, trained: Path, content: bytes) -> None:
     for checkpoint in trained.glob("checkpoints/*.pt"):
@@ -218,9 +284,20 @@ def test_a_run_folder_in_use_is_refused(metarun: Metarun, trained: Path) -> None
     assert outcome.code == 2 and outcome.err.count("\n") == 1 and "in use" in outcome.err
 
 
+def test_a_sweep_leaves_a_run_folder_for_every_combination(metarun: Metarun, tmp_path: Path) -> None:
+    outcome = metarun(f"train --multirun {TINY} algorithm=protonet,maml")
+    assert outcome.code == 0, outcome.err
+    for number, algorithm in enumerate(("protonet", "maml")):
+        (run,) = (tmp_path / f"outputs/{algorithm}-glyphs-3w1s").iterdir()
+        assert run.name.endswith(f"-0-{number}")
+        assert {".hydra", "checkpoints", "metrics.csv", "evaluations", "train.log"} <= {path.name for path in run.iterdir()}
+        assert {path.name for path in (run / "checkpoints").iterdir()} == {"last.pt", "best.pt"}
+        assert len(list((run / "evaluations").glob("*.json"))) == 1 and list(run.glob("events.*"))
+
+
 def test_a_failing_job_of_a_sweep_leaves_the_others(metarun: Metarun, tmp_path: Path) -> None:
     outcome = metarun(f"train --multirun {TINY} task.ways=100000,3 hydra.sweep.dir=sweep hydra.sweep.subdir=job" + "'${hydra:job.num}'")
-    assert outcome.code == 2 and "task.ways" in outcome.err.splitlines()[-1]
+    assert outcome.code == 2 and outcome.err.splitlines()[-1].startswith("metarun: task.ways: 100000")
     assert not (tmp_path / "sweep/job0/evaluations").exists() and list((tmp_path / "sweep/job1/evaluations").iterdir())
 
 
@@ -245,11 +322,16 @@ def test_a_refusal_while_training_is_one_line(metarun: Metarun, monkeypatch: pyt
 
 LEARNER = """
 from metarun.algorithms.protonet import ProtoNet
+from metarun.backbones.conv4 import Conv4
 
 
 class Mine(ProtoNet):
     def __init__(self, backbone, temperature: float = 1.0) -> None:
         super().__init__(backbone, scale=1 / temperature)
+
+
+class Net(Conv4):
+    pass
 """
 
 
@@ -258,10 +340,12 @@ def test_own_groups_and_classes(metarun: Metarun, tmp_path: Path, monkeypatch: p
     (tmp_path / "mine.py").write_text(LEARNER)
     (tmp_path / "groups/algorithm").mkdir(parents=True)
     (tmp_path / "groups/algorithm/mine.yaml").write_text("_target_: mine.Mine\n_partial_: true\ntemperature: 2.0\n")
+    (tmp_path / "groups/backbone").mkdir()
+    (tmp_path / "groups/backbone/net.yaml").write_text("defaults: [conv4]\n_target_: mine.Net\n")
     monkeypatch.setattr("sys.path", [*sys.path])
     monkeypatch.delitem(sys.modules, "mine", raising=False)
     assert "'hot' is not a float" in metarun(f"train {way} algorithm=mine algorithm.temperature=hot").err
-    outcome = metarun(f"train {way} algorithm=mine {TINY} hydra.run.dir=run")
+    outcome = metarun(f"train {way} algorithm=mine backbone=net {TINY} hydra.run.dir=run")
     assert outcome.code == 0, outcome.err
     assert metarun("evaluate run=run protocol.episodes=2").code == 0  # the group itself is no longer needed
     assert metarun(f"evaluate run=run {way} algorithm.temperature=3").code == 0

@@ -11,7 +11,6 @@ from typing import Literal
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from metarun.data.table import file_stamp
 from metarun.errors import UserError
 
 Resample = Literal["nearest", "bilinear", "bicubic", "lanczos"]
@@ -44,8 +43,21 @@ def members(place: Path) -> dict[PurePosixPath, Member]:
 
 
 def stamps(places: Sequence[Path]) -> list[object]:
-    """What changes when anything in these folders, zips and files does."""
-    return [[place.name, [file_stamp(path) for path in _walk(place)] if place.is_dir() else file_stamp(place)] for place in places]
+    """What changes when anything in these folders, zips and files does. Raises UserError, naming the file, for a broken link."""
+    return [
+        [place.name, [_stamp(path.as_posix(), member.path) for path, member in members(place).items()]]
+        if place.is_dir()
+        else [place.name, _stamp(place.name, place)]
+        for place in places
+    ]
+
+
+def _stamp(name: str, path: Path) -> list[object]:
+    try:
+        stat = path.stat()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    return [name, stat.st_size, stat.st_mtime_ns]
 
 
 def _walk(folder: Path) -> list[Path]:
@@ -64,16 +76,20 @@ def _open_zip(path: Path) -> zipfile.ZipFile:
 def decode(item: Member | np.ndarray, image_size: int, in_channels: int, resample: Resample) -> np.ndarray:
     """The image as (image_size, image_size, in_channels) uint8, aspect not kept; one that has this size is not resampled.
 
-    Raises UserError, naming the file, for a truncated or non-image file.
+    An array is (H, W) or (H, W, 3) uint8. Raises UserError, naming the file, for a truncated or non-image file.
     """
-    try:
-        image = Image.open(io.BytesIO(item.read())) if isinstance(item, Member) else Image.fromarray(item)
-        image = _opaque(image).convert("RGB" if in_channels == 3 else "L")
-    except Exception as error:  # Pillow's and zipfile's decoders raise a dozen kinds for bad bytes
-        reason = "not an image" if isinstance(error, UnidentifiedImageError) else str(error).split("\n")[0]
-        raise UserError(f"{item}: cannot be read as an image ({reason})") from error
+    mode = "RGB" if in_channels == 3 else "L"
+    image = _read(item, mode) if isinstance(item, Member) else Image.fromarray(item).convert(mode)
     image = image.resize((image_size, image_size), Image.Resampling[resample.upper()])
     return np.asarray(image).reshape(image_size, image_size, in_channels)
+
+
+def _read(file: Member, mode: str) -> Image.Image:
+    try:
+        return _opaque(Image.open(io.BytesIO(file.read()))).convert(mode)
+    except Exception as error:  # Pillow's and zipfile's decoders raise a dozen kinds for bad bytes
+        reason = "not an image" if isinstance(error, UnidentifiedImageError) else str(error).split("\n")[0]
+        raise UserError(f"{file}: cannot be read as an image ({reason})") from error
 
 
 def _opaque(image: Image.Image) -> Image.Image:

@@ -40,6 +40,10 @@ class Episodes:
         classes = len(table.names) * self.turned
         if ways > classes:
             raise UserError(f"{key}.ways: {ways} is not allowed; the {split} split has {classes} classes")
+        if table.rotations != "none" and table.images.shape[1] != table.images.shape[2]:
+            raise UserError(
+                f"dataset.rotations: {table.rotations} is not allowed for images of {table.images.shape[1:3]}; only for square ones"
+            )
         small = int(table.counts.argmin())
         if shots + queries > table.counts[small]:
             raise UserError(
@@ -106,14 +110,8 @@ class Pixels:
 
     def gather(self, images: np.ndarray, turns: np.ndarray) -> Tensor:
         """Images (n, C, H, W) on the device: those at `images` (n,), each, square then, turned by `turns` (n,) times 90 degrees."""
-        index = torch.from_numpy(images)
         if self.bytes.device.type == "cpu":
-            chosen = self.bytes[index]
-            chosen = (
-                chosen.to(self.device.torch)
-                if self.device.torch.type != "cuda"
-                else chosen.pin_memory().to(self.device.torch, non_blocking=True)
-            )
+            chosen = self.device.put(self.bytes[torch.from_numpy(images)])
         else:
             chosen = self.bytes[self.device.put(images)]
         x = chosen.view(len(images), -1, self.shape[2])

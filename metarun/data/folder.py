@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 from metarun.data.decode import Member, Resample, decode, members, stamps
-from metarun.data.source import SPLITS, Source, choice, deal, existing_root, whole
+from metarun.data.source import SPLITS, Source, deal, existing_root, whole
 from metarun.data.table import ImageTable, cached_table
 from metarun.errors import UserError
 
@@ -17,8 +17,8 @@ HOW = "give the folder that holds one folder of images per class, or train, val 
 class Folder(Source):
     """Images in class folders: `root/train/CLASS/*`, `root/val/...` and `root/test/...`, or `root/CLASS/*` with classes dealt to splits.
 
-    The classes are the folders that hold the images; where train, val or test is at the top, they are the
-    splits and `split_fractions` and `split_seed` are not used. split_fractions: of the classes, for train, val and test.
+    The classes are the folders that hold the images; where train, val or test is at the top, they are the splits, not part of the
+    classes' names, and `split_fractions` and `split_seed` are not used. split_fractions: of the classes, for train, val and test.
     resample: filter to `image_size`, aspect not kept. Hidden files are passed over; anything else that is no image is refused.
     """
 
@@ -29,28 +29,34 @@ class Folder(Source):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        choice("resample", self.resample, Resample)
         whole("split_seed", self.split_seed, 0)
         fractions = list(self.split_fractions)
-        if len(fractions) != 3 or min(fractions) < 0 or sum(fractions) > 1 + 1e-9:
+        if len(fractions) != 3 or not (min(fractions) >= 0 and sum(fractions) <= 1 + 1e-9):  # so NaN is refused too
             raise UserError(f"dataset.split_fractions: {fractions} is not allowed; give three numbers from 0 up with a sum of at most 1")
 
     def build(self) -> ImageTable:
         root = existing_root(self.root, HOW)
         key = {"files": stamps([root]), "image_size": self.image_size, "in_channels": self.in_channels, "resample": self.resample}
         read = partial(decode, image_size=self.image_size, in_channels=self.in_channels, resample=self.resample)
-        return cached_table("folder", key, partial(_classes, root), read, (self.image_size, self.image_size, self.in_channels))
+        return cached_table("folder", key, lambda: self._found[0], read, (self.image_size, self.image_size, self.in_channels))
 
     def assign(self, names: Sequence[str]) -> Mapping[str, str]:
-        """By the split in the name (`folder/train/cat`), if the folders have splits; else dealt."""
-        if all(name.count("/") > 1 and name.split("/")[1] in SPLITS for name in names):
-            return {name: name.split("/")[1] for name in names}
+        """By the split in which the class lies, if the folders have splits; else dealt."""
+        if splits := self._found[1]:
+            return {name: splits[name] for name in names}
         ends = [round(len(names) * sum(self.split_fractions[: i + 1])) for i in range(3)]
         return deal(names, [ends[0], ends[1] - ends[0], ends[2] - ends[1]], self.split_seed)
 
+    @cached_property
+    def _found(self) -> tuple[dict[str, list[Member]], dict[str, str]]:
+        return _classes(existing_root(self.root, HOW))
 
-def _classes(root: Path) -> dict[str, list[Member]]:
-    """Class -> its images, sorted by name. Raises UserError for an image outside a class folder and for a class in two splits."""
+
+def _classes(root: Path) -> tuple[dict[str, list[Member]], dict[str, str]]:
+    """Class -> its images, sorted by name, and class -> its split, empty where the folders have none.
+
+    Raises UserError for an image outside a class folder and for a class in two splits.
+    """
     classes: dict[str, list[Member]] = {}
     owners: dict[str, str] = {}
     files = members(root)
@@ -62,10 +68,10 @@ def _classes(root: Path) -> dict[str, list[Member]]:
         if len(path.parts) < 2 + splits:
             raise UserError(f"{member}: not in a class folder; {HOW}")
         label = "/".join(path.parts[int(splits) : -1])
-        owner = owners.setdefault(label, path.parts[0])
-        if splits and owner != path.parts[0]:
-            raise UserError(f"{root / path.parts[0] / label}: class {label} is in two splits, {owner} too")
-        classes.setdefault("folder/" + "/".join(path.parts[:-1]), []).append(member)
+        name = f"folder/{label}"
+        if splits and owners.setdefault(name, path.parts[0]) != path.parts[0]:
+            raise UserError(f"{root / path.parts[0] / label}: class {label} is in two splits, {owners[name]} too")
+        classes.setdefault(name, []).append(member)
     if not classes:
         raise UserError(f"{root}: no images in it; {HOW}")
-    return {name: classes[name] for name in sorted(classes)}
+    return {name: classes[name] for name in sorted(classes)}, owners

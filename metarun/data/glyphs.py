@@ -35,11 +35,12 @@ class Glyphs(Source):
     rotations: Mapping[str, Rotations] = field(default_factory=lambda: {"train": "none", "test": "none"})
 
     def __post_init__(self) -> None:
+        whole("image_size", self.image_size, 1, 256)  # to draw one takes up to 800 bytes of memory per pixel
         super().__post_init__()
-        whole("classes", self.classes, 1)
-        whole("drawers", self.drawers, 1)
+        whole("classes", self.classes, 1, 10000)
+        whole("drawers", self.drawers, 1, 1000)
         whole("seed", self.seed, 0)
-        if not 0 <= self.variation < 10:
+        if not 0 <= self.variation <= 10:
             raise UserError(f"dataset.variation: {self.variation!r} is not allowed; give a number from 0 to 10")
         self.split_sizes = sizes_of_splits(self.split_sizes)
 
@@ -47,13 +48,17 @@ class Glyphs(Source):
         facts = ("classes", "drawers", "seed", "variation", "image_size", "in_channels")
         key = {name: getattr(self, name) for name in facts}
         shape = (self.image_size, self.image_size, self.in_channels)
-        return cached_table("glyphs", {**key, "version": VERSION}, self._classes, self._draw, shape)
+        return cached_table("glyphs", {**key, "version": VERSION, "name": self._name(0)}, self._classes, self._draw, shape)
 
     def assign(self, names: Sequence[str]) -> Mapping[str, str]:
         return deal(names, self.split_sizes, self.seed)
 
     def _classes(self) -> dict[str, list[tuple[int, int]]]:
-        return {f"glyphs/{c:04d}": [(c, drawer) for drawer in range(self.drawers)] for c in range(self.classes)}
+        return {self._name(c): [(c, drawer) for drawer in range(self.drawers)] for c in range(self.classes)}
+
+    def _name(self, c: int) -> str:
+        """The characters of another seed are other classes; the default seed is left out."""
+        return f"glyphs/{self.seed}-{c:04d}" if self.seed else f"glyphs/{c:04d}"
 
     def _draw(self, item: tuple[int, int]) -> np.ndarray:
         c, drawer = item

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,7 +14,7 @@ import numpy as np
 
 from metarun.data.decode import Member, Resample, decode, members, stamps
 from metarun.data.pickles import read_pickle
-from metarun.data.source import SPLITS, Source, choice, existing_root
+from metarun.data.source import SPLITS, Source, existing_root
 from metarun.data.table import ImageTable, cached_table
 from metarun.errors import UserError
 
@@ -25,6 +26,7 @@ HOW = (
     "give a folder with train.zip, train.csv and images/, train/CLASS/*.jpg or mini-imagenet-cache-train.pkl, val and test alike "
     "(the lists of files are in github.com/twitter-research/meta-learning-lstm, the images in ImageNet)"
 )
+CACHE = "it must hold image_data and class_dict, or data and labels, with images as bytes of the shape (images, height, width, 1 or 3)"
 RAVI = {
     f"miniimagenet/{name}": split
     for split, names in json.loads((Path(__file__).parent / "splits" / "miniimagenet_ravi.json").read_text()).items()
@@ -48,10 +50,6 @@ class MiniImageNet(Source):
     resample: Resample = "bilinear"
 
     standard: ClassVar[tuple[Sequence[str], int]] = (tuple(RAVI), 600)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        choice("resample", self.resample, Resample)
 
     def build(self) -> ImageTable:
         root = existing_root(self.root, HOW)
@@ -91,6 +89,8 @@ def _classes(found: Mapping[str, Place]) -> Classes:
             if RAVI.get(name, name.split("/")[1]) != split:
                 raise UserError(f"{paths[0]}: class {label} is not one of the {split} classes of Ravi and Larochelle's split")
             classes[name], owner[name] = items, paths[0]
+    if not any(classes.values()):
+        raise UserError(f"{next(iter(found.values()))[0][0]}: no images in it; {HOW}")
     return {name: classes[name] for name in sorted(classes)}
 
 
@@ -127,15 +127,35 @@ def _grouped(images: Iterable[tuple[str, str, Member]]) -> Classes:
 
 def _from_pickle(split: str, path: Path) -> Classes:
     """`image_data` with `class_dict` (class -> indices), or `data` with `labels`, named by `catname2label` or else by split and number."""
-    content: dict[str, Any] = read_pickle(path)
+    content = read_pickle(path)
     images = content.get("image_data", content.get("data"))
-    groups = content.get("class_dict")
-    if groups is None and "labels" in content:
-        names = {number: name for name, number in content.get("catname2label", {}).items()}
-        groups = {}
-        for index, label in enumerate(content["labels"]):
-            unnamed = label if isinstance(label, str) else f"{split}/{int(label):03d}"
-            groups.setdefault(names.get(label, unnamed), []).append(index)
-    if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.ndim != 4 or not isinstance(groups, Mapping):
-        raise UserError(f"{path}: not a known cache of miniImageNet; it must hold image_data and class_dict, or data and labels")
-    return {str(label): [images[int(index)] for index in indices] for label, indices in groups.items()}
+    if (
+        not isinstance(images, np.ndarray)
+        or images.dtype != np.uint8
+        or images.ndim != 4
+        or images.shape[3] not in (1, 3)
+        or not images.size
+    ):
+        raise UserError(f"{path}: not a known cache of miniImageNet; {CACHE}")
+    try:
+        groups = content["class_dict"] if "class_dict" in content else _by_label(split, content, len(images))
+        indices = {label: [operator.index(index) for index in group] for label, group in groups.items()}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{path}: not a known cache of miniImageNet ({error}); {CACHE}") from error
+    for label, group in indices.items():
+        if group and not 0 <= min(group) <= max(group) < len(images):
+            raise UserError(f"{path}: class {label} has the images {min(group)} to {max(group)} of only {len(images)}")
+    images = images[..., 0] if images.shape[3] == 1 else images
+    return {label: [images[index] for index in group] for label, group in indices.items()}
+
+
+def _by_label(split: str, content: Mapping[str, Any], images: int) -> dict[str, list[int]]:
+    names = {number: name for name, number in content.get("catname2label", {}).items()}
+    labels = content["labels"]
+    if len(labels) != images:
+        raise ValueError(f"{len(labels)} labels for {images} images")
+    groups: dict[str, list[int]] = {}
+    for index, label in enumerate(labels):
+        unnamed = label if isinstance(label, str) else f"{split}/{operator.index(label):03d}"
+        groups.setdefault(names.get(label, unnamed), []).append(index)
+    return groups

@@ -10,7 +10,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from metarun.data.decode import Member, Resample, decode, members, stamps
-from metarun.data.source import SPLITS, Rotations, Source, choice, deal, existing_root, sizes_of_splits
+from metarun.data.source import SPLITS, Rotations, Source, deal, existing_root, sizes_of_splits, whole
 from metarun.data.table import ImageTable, cached_table
 from metarun.errors import UserError
 
@@ -58,10 +58,7 @@ class Omniglot(Source):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        choice("split", self.split, Literal["vinyals", "random", "lake"])
-        choice("resample", self.resample, Resample)
-        choice("download", self.download, Literal[True, False])
-        choice("invert", self.invert, Literal[True, False])
+        whole("split_seed", self.split_seed, 0)
         self.split_sizes = sizes_of_splits(self.split_sizes)
 
     def build(self) -> ImageTable:
@@ -126,6 +123,8 @@ def _classes(places: Sequence[Path]) -> dict[str, list[Member]]:
         for name in own.keys() & classes.keys():
             raise UserError(f"{place}: {name} is in {places[0]} too; the two share no character")
         classes |= own
+    if not classes:
+        raise UserError(f"{places[0]}: no images in it; {HOW}")
     return {name: [classes[name][file] for file in sorted(classes[name])] for name in sorted(classes)}
 
 

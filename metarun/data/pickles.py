@@ -6,7 +6,7 @@ every other name is refused, so the file can build plain containers and numeric 
 
 import pickle
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -82,12 +82,22 @@ class _Reader(pickle.Unpickler):
 
 
 def read_pickle(path: Path) -> dict[str, Any]:
-    """The dict in the pickle `path`, its arrays as read-only numpy arrays. Raises UserError for a broken or unsafe file."""
+    """The dict in the pickle `path`, its arrays (in inner dicts too) as read-only numpy arrays.
+
+    Raises UserError for a broken or unsafe file.
+    """
     try:
         with path.open("rb") as file:
-            content = _Reader(file, encoding="latin1").load()
+            content = _plain(_Reader(file, encoding="latin1").load(), 2)
     except Exception as error:  # bytes that are no pickle raise nearly anything
         raise UserError(f"{path}: not a pickle that can be read safely ({str(error).split(chr(10))[0]})") from error
-    if not isinstance(content, Mapping):
+    if not isinstance(content, dict):
         raise UserError(f"{path}: holds a {type(content).__name__} where a dict with the images should be")
-    return {str(key): value.value if isinstance(value, _Array) else value for key, value in content.items()}
+    return content
+
+
+def _plain(value: Any, depth: int) -> Any:
+    """`value` with arrays for their stand-ins, in dicts too, `depth` deep: a pickle can hold itself."""
+    if isinstance(value, dict) and depth:
+        return {str(key): _plain(item, depth - 1) for key, item in value.items()}
+    return value.value if isinstance(value, _Array) else value

@@ -2,12 +2,13 @@
 
 import hashlib
 import logging
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal, get_args, get_origin
 
 from metarun.data.table import ImageTable
 from metarun.errors import UserError
@@ -39,9 +40,10 @@ class Source(ABC):
     standard: ClassVar[tuple[Sequence[str], int]] = ((), 0)  # the classes of the published data set, and the images of each
 
     def __post_init__(self) -> None:
-        whole("image_size", self.image_size, 1)
-        choice("in_channels", self.in_channels, Literal[1, 3])
-        choice("residency", self.residency, Residency)
+        whole("image_size", self.image_size, 1, 1024)
+        for key in fields(self):
+            if get_origin(key.type) is Literal:
+                choice(key.name, getattr(self, key.name), key.type)
         self.rotations = dict(self.rotations)
         for split, value in self.rotations.items():
             choice("rotations", split, Literal["train", "val", "test"])
@@ -53,6 +55,8 @@ class Source(ABC):
     def _per_channel(self, key: str, values: Sequence[float]) -> tuple[float, ...]:
         if len(values) not in (1, self.in_channels):
             raise UserError(f"dataset.{key}: {list(values)} is not allowed; give one number, or {self.in_channels} (dataset.in_channels)")
+        if not all(math.isfinite(value) for value in values):
+            raise UserError(f"dataset.{key}: {list(values)} is not allowed; every value must be finite")
         return tuple(float(value) for value in values) * (self.in_channels // len(values))
 
     @abstractmethod
@@ -78,8 +82,11 @@ class Source(ABC):
         names = [name for name, part in self.assign(self.table.names).items() if part in PARTS[split]]
         if not names:
             raise UserError(f"dataset: the {split} split has no class among the {len(self.table.names)} that are there")
-        turns = self.rotations.get(PARTS[split][0]) or self.rotations.get("test" if split == "val" else "", "none")
-        return replace(self.table.select(names), mean=tuple(self.mean), std=tuple(self.std), rotations=turns)
+        return replace(self.table.select(names), mean=tuple(self.mean), std=tuple(self.std), rotations=self.turns(split))
+
+    def turns(self, split: str) -> str:
+        """What `ImageTable.rotations` is in a split."""
+        return self.rotations.get(PARTS[split][0]) or self.rotations.get("test" if split == "val" else "", "none")
 
     def differences(self, table: ImageTable) -> list[str]:
         """How the data differ from the published data set, one line each; none where there is no such set."""
@@ -99,10 +106,10 @@ def choice(key: str, value: object, allowed: object) -> None:
         raise UserError(f"dataset.{key}: {value!r} is not allowed; choose {', '.join(names[:-1])} or {names[-1]}")
 
 
-def whole(key: str, value: object, least: int) -> None:
-    """Raises UserError unless `value` is a whole number of at least `least`."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise UserError(f"dataset.{key}: {value!r} is not allowed; give a whole number from {least} up")
+def whole(key: str, value: object, least: int, most: int = 2**63 - 1) -> None:
+    """Raises UserError unless `value` is a whole number from `least` to `most`."""
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+        raise UserError(f"dataset.{key}: {value!r} is not allowed; give a whole number from {least} to {most}")
 
 
 def sizes_of_splits(sizes: Sequence[int]) -> tuple[int, ...]:
@@ -127,7 +134,7 @@ def existing_root(root: str | Path | None, how: str) -> Path:
 def deal(names: Sequence[str], sizes: Sequence[int], seed: int) -> dict[str, str]:
     """Deals shuffled `names` to train, val and test, as many as `sizes` says; the order is that of the names' SHA-256 with `seed`."""
     order = sorted(names, key=lambda name: hashlib.sha256(f"{seed}/{name}".encode()).digest())
-    parts = [split for split, size in zip(SPLITS, sizes, strict=True) for _ in range(size)]
-    if len(parts) > len(order):
+    if sum(sizes) > len(order):
         raise UserError(f"dataset.split_sizes: {list(sizes)} is not allowed; there are only {len(order)} classes")
+    parts = [split for split, size in zip(SPLITS, sizes, strict=True) for _ in range(size)]
     return dict(zip(order, parts, strict=False))

@@ -1,16 +1,21 @@
 """Images as one `uint8` array on disk: decoded once, memory-mapped ever after.
 
 A table is a folder `<cache>/<name>-<key>/` with `images.npy` and `table.json`; it is made beside its place and renamed, so a
-folder that is there is whole. `key` hashes what went in (files with size and time of change, preprocessing), so a changed
-source gives another table; `fingerprint` hashes what came out (pixels and class names), so it is the same on every machine.
+folder that is there is whole; one that was damaged since is built again. `key` hashes what went in (files with size and time of
+change, preprocessing), so a changed source gives another table; `fingerprint` hashes what came out (pixels and class names), so it
+is the same on every machine.
 """
 
 import hashlib
 import json
+import logging
 import os
+import shutil
 import tempfile
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -22,6 +27,9 @@ from metarun.errors import UserError
 
 Item = TypeVar("Item")
 FORMAT = 1
+DRAFT = ".metarun-draft-"
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -59,12 +67,6 @@ def cache_dir() -> Path:
     return Path(os.environ.get("METARUN_CACHE") or Path(home) / "metarun")
 
 
-def file_stamp(path: Path) -> list[object]:
-    """What changes when a file changes: name, bytes, time of change in ns."""
-    stat = path.stat()
-    return [path.name, stat.st_size, stat.st_mtime_ns]
-
-
 def cached_table(
     name: str,
     key: Mapping[str, object],
@@ -74,22 +76,30 @@ def cached_table(
 ) -> ImageTable:
     """The table of `classes()` (class name -> its items, each decoded to a `shape` = (H, W, C) uint8 array), built unless cached.
 
-    `key` must hold everything that decides the pixels. Raises UserError if the cache cannot be written, and whatever `decode` raises.
+    `key` must hold everything that decides pixels and names. Raises UserError if the cache cannot be written, and whatever `decode` raises.
     """
     digest = hashlib.sha256(json.dumps([FORMAT, name, key], sort_keys=True, default=str).encode()).hexdigest()
     folder = cache_dir() / f"{name}-{digest[:16]}"
-    if not (folder / "table.json").is_file():
+    damaged = folder.exists()  # unless it opens
+    if damaged:
         try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{name}-") as draft:
-                _build(Path(draft) / "table", name, classes(), decode, shape)
-                if not folder.exists():  # another process may have finished first: the same bytes
-                    os.rename(Path(draft) / "table", folder)
-        except OSError as error:
-            if error.filename is None or str(folder.parent) not in str(error.filename):
-                raise
-            raise UserError(f"METARUN_CACHE: cannot write {error.filename}: {error.strerror}") from error
-    return _open(folder)
+            return _open(folder, shape)
+        except Exception as error:  # bytes that are no table raise nearly anything
+            log.warning("%s: not a readable table (%s); it is built again", folder, str(error).split("\n")[0])
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(folder.parent)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=DRAFT) as draft:
+            _build(Path(draft) / "table", name, classes(), decode, shape)
+            if damaged:  # aside, to go with the draft
+                os.rename(folder, Path(draft) / "damaged")
+            if not folder.exists():  # another process may have finished first: the same bytes
+                os.rename(Path(draft) / "table", folder)
+    except OSError as error:
+        if error.filename is None or str(folder.parent) not in str(error.filename):
+            raise
+        raise UserError(f"METARUN_CACHE: cannot write {error.filename}: {error.strerror}") from error
+    return _open(folder, shape)
 
 
 def _build(
@@ -129,11 +139,18 @@ def _reserve(path: Path) -> None:
             raise OSError(error.errno, error.strerror, str(path)) from error
 
 
-def _open(folder: Path) -> ImageTable:
-    try:
-        facts = json.loads((folder / "table.json").read_text())
-        images = np.load(folder / "images.npy", mmap_mode="c")  # copy on write: torch wants a writable array, the file stays as it is
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder}: not a readable table ({error}); delete this folder and it will be built again") from error
+def _open(folder: Path, shape: tuple[int, int, int]) -> ImageTable:
+    facts = json.loads((folder / "table.json").read_text())
+    images = np.lib.format.open_memmap(folder / "images.npy", "c")  # copy on write: torch wants a writable array, the file stays as it is
     counts = np.asarray(facts["counts"], dtype=np.int64)
+    if images.dtype != np.uint8 or images.shape != (counts.sum(), *shape) or len(counts) != len(facts["names"]):
+        raise ValueError("images.npy and table.json do not fit")
     return ImageTable(images, tuple(facts["names"]), np.cumsum(counts) - counts, counts, facts["fingerprint"])
+
+
+def _sweep(cache: Path) -> None:
+    """Removes the drafts of builds that were killed: those older than a day."""
+    for draft in cache.glob(f"{DRAFT}*"):
+        with suppress(FileNotFoundError):  # another process may sweep too
+            if time.time() - draft.stat().st_mtime > 24 * 60 * 60:
+                shutil.rmtree(draft, ignore_errors=True)

@@ -15,7 +15,7 @@ def test_split_folders_and_any_format(tmp_path: Path) -> None:
     kinds = {"png": "RGB", "jpeg": "L", "gif": "L", "bmp": "1", "tiff": "RGB", "webp": "RGB"}
     files = {f"{split}/cat-{split}/{k}.{k}": picture(1, kinds[k], (30, 40), k) for split in ("train", "val", "test") for k in kinds}
     data = Folder(root=write_files(tmp_path, files | {".DS_Store": b"", "train/.hidden": b""}), image_size=16, in_channels=3)
-    assert data.load("test").names == ("folder/test/cat-test",)
+    assert data.load("test").names == ("folder/cat-test",)
     assert data.table.images.shape == (18, 16, 16, 3)
 
 
@@ -25,6 +25,25 @@ def test_classes_are_dealt_by_fraction_and_seed(tmp_path: Path) -> None:
     names = [data.load(split).names for split in ("train", "val", "test")]
     assert [len(part) for part in names] == [6, 2, 2] and len(set().union(*names)) == 10
     assert Folder(root=root, image_size=8, split_seed=1).load("train").names != names[0]
+
+
+def test_a_class_moved_or_renamed_is_seen(tmp_path: Path) -> None:
+    classes = ("test/eel", "train/ant", "train/cat", "val/dog")
+    root = write_files(tmp_path, {f"{name}/1.png": picture(n, "L", (8, 8)) for n, name in enumerate(classes)})
+    assert Folder(root=root, image_size=8).load("train").names == ("folder/ant", "folder/cat")
+    (root / "train" / "cat").rename(root / "val" / "cat")  # every file keeps its name, size, time and place among the others
+    for _ in range(2):  # built, then cached
+        data = Folder(root=root, image_size=8)
+        assert [data.load(split).names for split in ("train", "val")] == [("folder/ant",), ("folder/cat", "folder/dog")]
+    (root / "val" / "cat").rename(root / "val" / "cow")
+    assert Folder(root=root, image_size=8).load("val").names == ("folder/cow", "folder/dog")
+
+
+def test_two_roots_name_a_class_alike_whatever_its_split(tmp_path: Path) -> None:
+    cat = picture(1, "L", (8, 8))
+    roots = [write_files(tmp_path / name, {f"{name}/cat/1.png": cat}) for name in ("train", "test")]
+    dealt = write_files(tmp_path / "dealt", {"cat/1.png": cat})
+    assert [Folder(root=root, image_size=8).table.names for root in [*roots, dealt]] == [("folder/cat",)] * 3
 
 
 @pytest.mark.parametrize(

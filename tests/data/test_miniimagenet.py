@@ -54,6 +54,53 @@ def test_labels_without_names_keep_the_split_of_their_file(tmp_path: Path) -> No
     assert data.load("val").names == ("miniimagenet/val/007", "miniimagenet/val/008")
 
 
+def test_indices_and_labels_may_be_arrays(tmp_path: Path) -> None:
+    cache = class_dict("train")
+    arrays = {"image_data": cache["image_data"], "class_dict": {label: np.array(i) for label, i in cache["class_dict"].items()}}
+    named = labels("train") | {"labels": np.array(labels("train")["labels"])}
+    grey = cache | {"image_data": cache["image_data"][..., :1]}
+    makes = {"lists": cache, "arrays": arrays, "named": named, "grey": grey}
+    tables = [
+        MiniImageNet(root=write_files(tmp_path / name, {"train.pkl": pickle.dumps(content, protocol)})).table
+        for protocol in (2, 5)
+        for name, content in makes.items()
+    ]
+    assert [table.fingerprint == tables[0].fingerprint for table in tables] == [True, True, True, False] * 2
+    assert np.array_equal(tables[3].images, np.repeat(pixels("train")[..., :1], 3, axis=3))
+
+
+IMAGES = np.zeros((3, 4, 4, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ({"image_data": IMAGES, "class_dict": {"n01532829": [0, 3]}}, "class n01532829 has the images 0 to 3 of only 3"),
+        ({"image_data": IMAGES, "class_dict": {"n01532829": [-1, 2]}}, "class n01532829 has the images -1 to 2 of only 3"),
+        ({"image_data": IMAGES, "class_dict": {"n01532829": [0.5]}}, "'float' object"),
+        ({"image_data": IMAGES, "class_dict": {"n01532829": np.zeros((2, 2), int)}}, "integer scalar"),
+        ({"image_data": IMAGES, "class_dict": {"n01532829": []}}, "no images"),
+        ({"image_data": IMAGES, "class_dict": [0, 1]}, "not a known cache"),
+        ({"image_data": IMAGES}, "'labels'"),
+        ({"data": IMAGES, "labels": [0] * 4}, "4 labels for 3 images"),
+        ({"data": IMAGES, "labels": [None] * 3}, "not a known cache"),
+        ({"data": IMAGES, "labels": [0] * 3, "catname2label": ["n01532829"]}, "not a known cache"),
+        ({"data": IMAGES, "labels": [0] * 3, "catname2label": {"n01532829": [0]}}, "not a known cache"),
+        ({"image_data": IMAGES.transpose(0, 3, 1, 2), "class_dict": {"n01532829": [0]}}, "height, width"),
+        ({"image_data": IMAGES[..., :2], "class_dict": {"n01532829": [0]}}, "height, width"),
+        ({"image_data": IMAGES[:, :0], "class_dict": {"n01532829": [0]}}, "height, width"),
+        ({"image_data": IMAGES[0], "class_dict": {"n01532829": [0]}}, "height, width"),
+        ({"image_data": [1, 2], "class_dict": {"n01532829": [0]}}, "height, width"),
+        ([IMAGES], "holds a list"),
+    ],
+)
+def test_a_pickle_that_makes_no_sense_is_refused(tmp_path: Path, content: object, reason: str) -> None:
+    file = write_files(tmp_path, {"train.pkl": pickle.dumps(content)}) / "train.pkl"
+    with pytest.raises(UserError) as refused:
+        MiniImageNet(root=tmp_path).load("train")
+    assert str(refused.value).startswith(f"{file}: ") and reason in str(refused.value) and "\n" not in str(refused.value)
+
+
 @pytest.mark.parametrize("resample", ["nearest", "bilinear", "bicubic", "lanczos"])
 def test_resampling_is_pillows_filter_of_that_name(tmp_path: Path, resample: Any) -> None:
     table = MiniImageNet(root=write_mini(tmp_path, "zips"), image_size=32, resample=resample).table

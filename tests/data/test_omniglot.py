@@ -76,7 +76,7 @@ def test_other_counts_than_the_standard_ones_are_told(tmp_path: Path, caplog: py
         "Omniglot: 1618 of the 1623 standard classes are missing, omniglot/Alphabet_of_the_Magi/character01 first",
         "Omniglot: 5 of 5 classes hold 3 to 3 images, not the standard 20",
     ]
-    said = verify(data)
+    said = list(verify(data))
     assert said[0] == "train: 2 classes, 6 images, 3 to 3 per class"
     assert said[3].startswith("differs: 1618 of the 1623") and said[-1] == f"fingerprint: {data.table.fingerprint}"
 
