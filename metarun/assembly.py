@@ -41,10 +41,11 @@ def make_optimizer(cfg: Config, parameters: Iterable[nn.Parameter]) -> tuple[Opt
     node = "optimizer"
     try:
         rehearsal = instantiate(cfg["optimizer"])([nn.Parameter(torch.zeros(1))])
-        rehearsal.step()
-        node = "scheduler"
-        instantiate(cfg["scheduler"])(rehearsal).step()
         optimizer = instantiate(cfg["optimizer"])(parameters)
+        node = "scheduler"
+        later = instantiate(cfg["scheduler"])(rehearsal)
+        rehearsal.step()
+        later.step()
         return optimizer, instantiate(cfg["scheduler"])(optimizer)
     except (TypeError, ValueError, IndexError, ArithmeticError, InstantiationException) as error:
         if isinstance(error.__cause__, UserError):
