@@ -13,8 +13,8 @@ from metarun.compose import compose, parse, values
 from metarun.errors import UserError
 
 RUN_KEY = {"evaluate": "run", "train": "resume"}
-# Where the data lie and where the work is done are no part of an experiment; other threads or another device round differently, though.
 GROUPS_OF_A_TEST = ("protocol", "task", "dataset", "device", "algorithm")
+# Where the data lie and where the work is done are no part of an experiment; other threads or another device round differently, though.
 FREE_ON_RESUME = ("dataset.root", "dataset.residency", "device.name", "device.threads", "device.keep_memory")
 
 
@@ -61,7 +61,7 @@ def saved_config(run_dir: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     from metarun.checkpoint import load_config
 
     saved = load_config(run_dir, "last")
-    return {"train_split": "train", **saved["config"]}, saved["choices"]  # the first runs have no such key
+    return {"train_split": "train", **saved["config"]}, saved["choices"]  # for runs from before there was this key
 
 
 def changed(command: str, saved: dict[str, Any], choices: dict[str, Any], args: Namespace) -> tuple[DictConfig, dict[str, Any]]:

@@ -55,22 +55,21 @@ class BatchNorm2d(nn.BatchNorm2d):
             self.weight = None  # type: ignore[assignment]
 
     def forward(self, x: Tensor) -> Tensor:
-        tasks = x.shape[1] // self.num_features
-        weight = None if self.weight is None else _per_channel(self.weight, tasks)
-        mean, var = _per_channel(self.running_mean, tasks), _per_channel(self.running_var, tasks)  # type: ignore[arg-type]
+        tasks, momentum = x.shape[1] // self.num_features, self.momentum or 0.0
+        weight, bias = None if self.weight is None else _per_channel(self.weight, tasks), _per_channel(self.bias, tasks)
+        if self.training and momentum == 0:
+            return F.batch_norm(x, None, None, weight, bias, training=True, eps=self.eps)
+        assert self.running_mean is not None and self.running_var is not None
+        mean, var = _per_channel(self.running_mean, tasks), _per_channel(self.running_var, tasks)
         if not self.training:
-            return F.batch_norm(x, mean, var, weight, _per_channel(self.bias, tasks), False, 0.0, self.eps)
-        if self.momentum == 0:
-            return F.batch_norm(x, None, None, weight, _per_channel(self.bias, tasks), True, 0.0, self.eps)
-        shared = tasks > 1 and self.running_mean.dim() == 1  # type: ignore[union-attr]
-        if shared:  # the batch's own statistics first, averaged below
-            out = F.batch_norm(x, mean, var, weight, _per_channel(self.bias, tasks), True, 1.0, self.eps)
+            return F.batch_norm(x, mean, var, weight, bias, eps=self.eps)
+        shared = tasks > 1 and self.running_mean.dim() == 1  # then `mean` and `var` are copies, and get each task's own statistics
+        out = F.batch_norm(x, mean, var, weight, bias, True, 1.0 if shared else momentum, self.eps)
+        if shared:
             self._track(mean.unflatten(0, (tasks, -1)), var.unflatten(0, (tasks, -1)))
-            return out
-        out = F.batch_norm(x, mean, var, weight, _per_channel(self.bias, tasks), True, self.momentum or 0.0, self.eps)
-        if self.momentum == 1:  # recorded to be used in place of the batch: its own variance, not the unbiased one that torch keeps
+        elif momentum == 1:  # recorded to be used in place of the batch: its own variance, not the unbiased one that torch keeps
             count = x.numel() // x.shape[1]
-            self.running_var.mul_((count - 1) / count)  # type: ignore[union-attr]
+            self.running_var.mul_((count - 1) / count)
         return out
 
     @torch.no_grad()
