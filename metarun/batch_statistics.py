@@ -10,15 +10,14 @@ and, while training, `track`: those of the query set, which also move the runnin
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
-Statistics = Literal["query", "running", "support", "support+one"]
-MODES: tuple[str, ...] = get_args(Statistics)
+MODES = ("query", "running", "support", "support+one")
 
 
 @contextmanager
@@ -41,10 +40,8 @@ def normalise_by(module: nn.Module, how: Literal["track", "batch", "record", "ru
 
 def scratch_buffers(module: nn.Module, tasks: int | None = None) -> dict[str, Tensor]:
     """Copies of the buffers, with a leading task axis if `tasks` is given, so that a forward pass leaves the module as it was."""
-    copies = {
-        name: buffer.clone() if tasks is None else buffer.expand(tasks, *buffer.shape).clone() for name, buffer in module.named_buffers()
-    }
-    return copies
+    axis = () if tasks is None else (tasks,)
+    return {name: buffer.expand((*axis, *buffer.shape)).clone() for name, buffer in module.named_buffers()}
 
 
 def query_outputs(

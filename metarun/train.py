@@ -28,15 +28,13 @@ LOOP = ("steps", "tasks_per_step", "tasks_per_chunk", "val_every", "log_every", 
 
 @dataclass(frozen=True)
 class Job:
-    """Everything a run needs, built and checked; nothing is written yet."""
+    """Everything a run needs, built and checked; nothing is written yet. `trainer` lacks only the run and its validation."""
 
     device: Device
     learner: FewShotLearner
-    training: Split
     validation: Split | None
     trainer: partial[Trainer]
     checkpoint: Mapping[str, Any] | None
-    facts: Mapping[str, Any]
 
 
 def prepare(cfg: Config, run_dir: Path, choices: Mapping[str, str] | None = None) -> Job:
@@ -63,7 +61,7 @@ def prepare(cfg: Config, run_dir: Path, choices: Mapping[str, str] | None = None
         raise UserError(f"dataset.root: the images or classes are not those of {run_dir}; a run goes on with its own data only")
     loop = {name: cfg[name] for name in LOOP}
     trainer = partial(Trainer, learner, optimizer, scheduler, device, training.tasks, facts=facts, **loop)
-    return Job(device, learner, training, validation, trainer, checkpoint, facts)
+    return Job(device, learner, validation, trainer, checkpoint)
 
 
 def train(cfg: Config, run_dir: Path, choices: Mapping[str, str] | None = None) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from torch.func import functional_call
 from metarun.backbones.conv4 import Conv4
 from metarun.backbones.per_task import PerTask
 from metarun.batch_statistics import MODES, normalise_by, query_outputs, scratch_buffers
+from metarun.config import CHOICES
 from metarun.layers import BatchNorm2d, Conv2d, Linear, fold, unfold
 
 
@@ -71,6 +72,7 @@ def test_each_mode_normalises_by_the_statistics_it_names() -> None:
     def by(reference: torch.Tensor) -> torch.Tensor:
         return (query - reference.mean()) / reference.std(correction=0)
 
+    assert CHOICES["protocol.batch_norm"] == (None, *MODES)  # the command line offers what there is
     out = {mode: query_outputs(net, weights, support, query, mode, 2).view_as(query) for mode in MODES}
     torch.testing.assert_close(out["running"], (query - 0.3) / 2**0.5)
     for t in range(2):
