@@ -13,13 +13,14 @@ USAGE = """metarun: meta-learning experiments from configuration
   metarun train [group=choice] [key=value]          train a learner, then test it by its protocol
   metarun train resume=RUN_DIR                      go on with an interrupted run
   metarun train --multirun seed=0,1,2               one run for every combination
+  metarun plan [group=choice] [key=value]           what that would take: memory and time, measured on a few steps
   metarun evaluate run=RUN_DIR [key=value]          test the checkpoint of a run
   metarun data verify dataset=NAME [key=value]      what is there of a dataset, what is missing
   metarun COMMAND --help                            groups, main keys and examples of a command
   metarun -sc install=bash                          print tab completion, for eval "$(metarun -sc install=bash)"
   metarun --version
 """
-COMMANDS = ("train", "evaluate", "data")
+COMMANDS = ("train", "plan", "evaluate", "data")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

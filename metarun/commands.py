@@ -27,21 +27,21 @@ log = logging.getLogger("metarun")
 
 
 def run(command: str, words: list[str]) -> None:
-    """Runs `train`, `evaluate` or `verify`; raises UserError for whatever the user can mend."""
+    """Runs `train`, `plan`, `evaluate` or `verify`; raises UserError for whatever the user can mend."""
     args = parse(words)
-    new_run = command == "train" and not resumed_from(args)
-    own_cfg = args.cfg == "job" and not new_run and command != "verify"  # an earlier run's, which Hydra does not know of
+    begins = command == "train" and not resumed_from(args)
+    own_cfg = args.cfg == "job" and not begins and command in earlier.RUN_KEY  # an earlier run's, which Hydra does not know of
     only_shown = args.help or args.hydra_help or (args.cfg and not own_cfg) or args.info or args.shell_completion
     try:
         compose.require_choices(command, args)
-        if only_shown or new_run:
+        if only_shown or begins:
             flags = [word for word in words if word not in args.overrides]
             sys.argv[1:] = [*flags, *args.overrides]  # what Hydra itself reads; it wants the overrides in one place
             hydra.main(config_path=str(compose.conf_dir()), config_name=command, **compose.VERSION)(job)()
         elif args.multirun:
             raise UserError(f"--multirun: {command} takes one run at a time")
         else:
-            {"train": resume, "evaluate": evaluate, "verify": verify}[command](args)
+            {"train": resume, "plan": plan, "evaluate": evaluate, "verify": verify}[command](args)
     except (HydraException, OmegaConfBaseException, UserError) as error:
         line = refusal(error, lambda without: compose.known_keys(command, args, without))
         if line is None:
@@ -79,17 +79,22 @@ class CheckBeforeRun(Callback):
             raise SystemExit(report(error)) from None
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        HydraConfig.instance().set_config(config)  # Hydra does it only later, and `${hydra:...}` may stand in a value
         logging.disable(logging.WARNING)  # the job says it all again, into its log too
         try:
-            cfg = compose.values(OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"]))
-            run_dir = Path(str(config.hydra.run.dir))
-            refuse_unwritable("hydra.run.dir", run_dir)
-            check_and_prepare(cfg, run_dir)
+            check_and_prepare(*new_run(config))
         except Exception as error:  # Hydra turns a callback's exceptions into warnings; only SystemExit stops it
             raise SystemExit(report(error)) from None
         finally:
             logging.disable(logging.NOTSET)
+
+
+def new_run(config: DictConfig) -> tuple[dict[str, Any], Path]:
+    """The values and the folder of a run that is still to begin, from a config with Hydra's node. Raises UserError for the folder."""
+    HydraConfig.instance().set_config(config)  # Hydra does it only later, and `${hydra:...}` may stand in a value
+    cfg = compose.values(OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"]))
+    run_dir = Path(str(config.hydra.run.dir))
+    refuse_unwritable("hydra.run.dir", run_dir)
+    return cfg, run_dir
 
 
 def refuse_unwritable(key: str, folder: Path) -> None:
@@ -151,6 +156,20 @@ def resume(args: Namespace) -> None:
 
     log_to(logging.StreamHandler(sys.stdout), logging.FileHandler(run_dir / "train.log"))
     train(cfg, run_dir, choices)
+
+
+def plan(args: Namespace) -> None:
+    """`metarun plan`: what the same line after `train` would take."""
+    if resumed_from(args):
+        raise UserError("resume: not allowed here; plan measures a run that is still to begin")
+    cfg, run_dir = new_run(compose.compose("plan", args, with_hydra=True))
+    check(cfg)
+    check_targets(cfg)
+    from metarun.plan import plan as lines
+
+    log_to(logging.StreamHandler(sys.stdout))
+    for line in lines(cfg, run_dir):
+        print(line, flush=True)
 
 
 def evaluate(args: Namespace) -> None:

@@ -25,8 +25,11 @@ def conf_dir() -> Path:
     return next(folder for folder in (package / "conf", package.parent / "conf") if (folder / "train.yaml").is_file())
 
 
-def compose(command: str, args: Namespace, choices: dict[str, str | None] | None = None) -> DictConfig:
-    """Composes a command's config from its overrides; `choices` stand in for the groups that the overrides leave alone."""
+def compose(command: str, args: Namespace, choices: dict[str, str | None] | None = None, with_hydra: bool = False) -> DictConfig:
+    """Composes a command's config from its overrides; `choices` stand in for the groups that the overrides leave alone.
+
+    with_hydra: Hydra's own node too, which knows the folder of a run.
+    """
     overrides = with_config_dir(args)
     given = {override.key_or_group for override in parse(overrides)}
     with initialised():
@@ -36,7 +39,7 @@ def compose(command: str, args: Namespace, choices: dict[str, str | None] | None
             for group, choice in (choices or {}).items()
             if group not in given and choice in options(command, group, overrides)
         ]
-        return hydra.compose(command, overrides=[*kept, *overrides])
+        return hydra.compose(command, overrides=[*kept, *overrides], return_hydra_config=with_hydra)
 
 
 def initialised() -> AbstractContextManager[Any]:

@@ -8,9 +8,10 @@ from typing import Any
 from metarun.errors import UserError
 
 AT_LEAST = {
-    "seed": 0, "steps": 1, "tasks_per_step": 1, "val_every": 0, "log_every": 1, "checkpoint_every": 0,
+    "seed": 0, "steps": 1, "tasks_per_step": 1, "val_every": 0, "log_every": 1, "checkpoint_every": 0, "keep_best": 1,
     "task.ways": 2, "task.shots": 1, "task.queries": 1,
     "protocol.episodes": 1, "protocol.ways": 2, "protocol.shots": 1, "protocol.queries": 1, "protocol.val_episodes": 1, "protocol.seed": 0,
+    "protocol.ensemble": 1, "protocol.diagnostics": 0,
 }  # fmt: skip
 AT_LEAST_OR_NULL = {"tasks_per_chunk": 1, "patience": 1, "device.threads": 1}
 AT_MOST = {"device.threads": 1024}
@@ -63,6 +64,8 @@ def check_integers(cfg: Mapping[str, Any], group: str = "") -> None:
 
 def check_validation(cfg: Mapping[str, Any]) -> None:
     """Raises UserError for what needs validation in a run without it, and for the one thing that rules it out."""
+    if cfg["protocol"]["ensemble"] > 1 and cfg["protocol"]["selection"] != "best_val":
+        raise UserError(f"protocol.ensemble: {cfg['protocol']['ensemble']} is not allowed without protocol.selection=best_val")
     if cfg["val_every"]:
         if cfg["train_split"] == "trainval":
             raise UserError("train_split: trainval is not allowed with validation; set val_every=0 and protocol.selection=last")

@@ -1,10 +1,14 @@
 """Where and how numbers are computed: every branch on the kind of device is in this file."""
 
 import ctypes
+import gc
 import os
 import platform
+import re
+import resource
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -13,6 +17,15 @@ from torch import Tensor
 
 from metarun.errors import UserError
 
+# What the errors say that torch raises in want of memory, apart from torch.OutOfMemoryError.
+OUT_OF_MEMORY = (
+    "DefaultCPUAllocator: can't allocate memory",  # Linux
+    "DefaultCPUAllocator: not enough memory",  # elsewhere
+    "bad_alloc",  # C++
+    "could not create a primitive",  # oneDNN, of a convolution that finds no memory for its kernel
+    "out of memory",  # MPS; CUDA outside of torch's allocator
+    "ALLOC_FAILED",  # cuBLAS and cuDNN
+)
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -81,9 +94,59 @@ class Device:
         if self.torch.type == "cuda" and len(state["cuda"]) == torch.cuda.device_count():
             torch.cuda.set_rng_state_all(state["cuda"])
 
+    def synchronise(self) -> None:
+        """Waits until the device has done all it was given: before a clock is read."""
+        if self.torch.type != "cpu":
+            (torch.cuda if self.torch.type == "cuda" else torch.mps).synchronize()
+
     def free_memory(self) -> int:
         """Bytes free on the device, 0 where it shares the machine's memory."""
         return torch.cuda.mem_get_info(self.torch)[0] if self.torch.type == "cuda" else 0
+
+    def release_memory(self) -> None:
+        """Gives back what the device's allocator keeps of freed memory, in pieces that may be too small for what comes next."""
+        gc.collect()  # of the failed computation, what a cycle still holds
+        if self.torch.type != "cpu":
+            (torch.cuda if self.torch.type == "cuda" else torch.mps).empty_cache()
+
+    @property
+    def memory_kind(self) -> str:
+        """What `used_memory` and `peak_memory` count."""
+        return "resident (the whole process)" if self.torch.type == "cpu" else "allocated on the device"
+
+    def used_memory(self) -> int:
+        """Bytes that torch has allocated on a GPU; on the CPU, bytes of the whole process in memory."""
+        if self.torch.type == "cpu":
+            return _resident("VmRSS")
+        return torch.cuda.memory_allocated(self.torch) if self.torch.type == "cuda" else torch.mps.current_allocated_memory()
+
+    def peak_memory(self) -> int:
+        """The most that `used_memory` was since `reset_peak_memory`; MPS, which keeps no such record, counts its cache instead."""
+        if self.torch.type == "cpu":
+            return _resident("VmHWM")
+        return torch.cuda.max_memory_allocated(self.torch) if self.torch.type == "cuda" else torch.mps.driver_allocated_memory()
+
+    def reset_peak_memory(self) -> None:
+        """Forgets the peak so far, where the system can."""
+        if self.torch.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.torch)
+        elif self.torch.type == "cpu":
+            with suppress(OSError):
+                Path("/proc/self/clear_refs").write_text("5")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an operation failed for want of memory, on any device."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(text in str(error) for text in OUT_OF_MEMORY)
+
+
+def _resident(field: Literal["VmRSS", "VmHWM"]) -> int:
+    """Bytes of the process in memory, now or at most (VmHWM); where Linux does not tell them, the latter for both."""
+    with suppress(OSError):
+        found = re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+        if found:
+            return 1024 * int(found[1])
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if platform.system() == "Darwin" else 1024)
 
 
 def _keep_freed_memory() -> None:

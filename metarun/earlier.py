@@ -15,7 +15,9 @@ from metarun.errors import UserError
 RUN_KEY = {"evaluate": "run", "train": "resume"}
 GROUPS_OF_A_TEST = ("protocol", "task", "dataset", "device", "algorithm")
 # Where the data lie and where the work is done are no part of an experiment; other threads or another device round differently, though.
-FREE_ON_RESUME = ("dataset.root", "dataset.residency", "device.name", "device.threads", "device.keep_memory")
+FREE_ON_RESUME = ("dataset.root", "dataset.residency", "device.name", "device.threads", "device.keep_memory", "tasks_per_chunk")
+SINCE_ADDED = {"train_split": "train", "keep_best": 1}  # keys that the oldest runs do not have, with what they did
+SINCE_ADDED_TO_PROTOCOL = {"ensemble": 1, "diagnostics": 0}
 
 
 def evaluated(args: Namespace) -> tuple[dict[str, Any], Path]:
@@ -61,7 +63,8 @@ def saved_config(run_dir: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     from metarun.checkpoint import load_config
 
     saved = load_config(run_dir, "last")
-    return {"train_split": "train", **saved["config"]}, saved["choices"]  # for runs from before there was this key
+    protocol = {**SINCE_ADDED_TO_PROTOCOL, **saved["config"]["protocol"]}
+    return {**SINCE_ADDED, **saved["config"], "protocol": protocol}, saved["choices"]
 
 
 def changed(command: str, saved: dict[str, Any], choices: dict[str, Any], args: Namespace) -> tuple[DictConfig, dict[str, Any]]:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ import numpy as np
 from metarun.assembly import Config, Data, Split, make_learner, refuse_overlap, refuse_ways
 from metarun.checkpoint import file_sha256, load_checkpoint, versions
 from metarun.device import Device
+from metarun.diagnostics import diagnose
+from metarun.ensemble import Ensemble
 from metarun.errors import UserError
 from metarun.evaluation import Result
 from metarun.evaluation import evaluate as score
@@ -23,8 +25,9 @@ def evaluate(cfg: Config, run_dir: Path) -> dict[str, Any]:
     """Tests the checkpoint that the protocol selects; writes and returns the record. Raises UserError."""
     device, protocol = Device(**cfg["device"]), cfg["protocol"]
     device.set_up()
-    name = "best" if protocol["selection"] == "best_val" else "last"
-    checkpoint = load_checkpoint(run_dir, name)
+    names = selected(run_dir, protocol)
+    checkpoints = [load_checkpoint(run_dir, name) for name in names]
+    checkpoint = checkpoints[0]
     split = Data(cfg, device).protocol(protocol["split"])
     table = split.episodes.table
     if list(table.images.shape[1:]) != checkpoint["data"]["image"]:
@@ -32,15 +35,20 @@ def evaluate(cfg: Config, run_dir: Path) -> dict[str, Any]:
             f"dataset: its images are {table.images.shape[1:]} (height, width, channels), the run's were {checkpoint['data']['image']}"
         )
     refuse_overlap(cfg, checkpoint["data"]["classes"], table)
-    learner = make_learner(cfg, device)
-    refuse_ways(learner, split, "protocol")
+    members = [make_learner(cfg, device) for _ in checkpoints]
+    refuse_ways(members[0], split, "protocol")
     try:
-        learner.load_state_dict(checkpoint["model"])
+        for member, kept in zip(members, checkpoints, strict=True):
+            member.load_state_dict(kept["model"])
     except RuntimeError as error:
         raise UserError(f"{run_dir}: its weights do not fit this algorithm and backbone; a test cannot change the network") from error
-    statistics = protocol["batch_norm"] or learner.statistics
+    learner = members[0] if len(members) == 1 else Ensemble(members)
+    statistics = protocol["batch_norm"] or members[0].statistics
     result = score(learner, split.episodes, split.pixels, protocol["episodes"], statistics, device, "test")
-    record = _record(cfg, result, split, statistics, run_dir / "checkpoints" / f"{name}.pt", checkpoint)
+    paths = [run_dir / "checkpoints" / f"{name}.pt" for name in names]
+    record = _record(cfg, result, split, statistics, paths, checkpoint)
+    if looked_at := min(protocol["diagnostics"], protocol["episodes"]):
+        record["diagnostics"] = {"episodes": looked_at, **diagnose(learner, split.tasks(0, looked_at), statistics, device)}
     _write(run_dir / "evaluations", record)
     log.info(
         "%s accuracy %.2f ± %.2f %% (%d episodes, %d-way %d-shot, %d queries a class, batch statistics: %s, step %d)",
@@ -50,7 +58,19 @@ def evaluate(cfg: Config, run_dir: Path) -> dict[str, Any]:
     return record
 
 
-def _record(cfg: Config, result: Result, split: Split, statistics: str, path: Path, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+def selected(run_dir: Path, protocol: Mapping[str, Any]) -> list[str]:
+    """The names of the checkpoints that the protocol tests, the best first. Raises UserError if it wants more than the run kept."""
+    if protocol["ensemble"] == 1:
+        return ["best" if protocol["selection"] == "best_val" else "last"]
+    kept = load_checkpoint(run_dir, "last")["ranking"]
+    if len(kept) < protocol["ensemble"]:
+        raise UserError(f"protocol.ensemble: {protocol['ensemble']} is not allowed; the run kept its {len(kept)} best (keep_best)")
+    return [f"val-{step}" for _, step in kept[: protocol["ensemble"]]]
+
+
+def _record(
+    cfg: Config, result: Result, split: Split, statistics: str, paths: Sequence[Path], checkpoint: Mapping[str, Any]
+) -> dict[str, Any]:
     episodes = split.episodes
     return {
         "accuracy": result.accuracy,
@@ -65,8 +85,8 @@ def _record(cfg: Config, result: Result, split: Split, statistics: str, path: Pa
         "seed": checkpoint["config"]["seed"],
         "episodes_sha256": episodes.sha256(len(result.accuracies)),
         "data_fingerprint": episodes.table.fingerprint,
-        "checkpoint": path.name,
-        "checkpoint_sha256": file_sha256(path),
+        "checkpoint": "+".join(path.name for path in paths),
+        "checkpoint_sha256": "+".join(file_sha256(path) for path in paths),
         "checkpoint_step": checkpoint["step"],
         "selection": cfg["protocol"]["selection"],
         "per_episode": np.round(result.accuracies, 4).tolist(),

@@ -69,6 +69,10 @@ class Run:
     def save(self, name: str, checkpoint: dict[str, Any]) -> None:
         save_checkpoint(self.folder / "checkpoints" / f"{name}.pt", checkpoint)
 
+    def drop(self, name: str) -> None:
+        """Removes a checkpoint, if it is there."""
+        (self.folder / "checkpoints" / f"{name}.pt").unlink(missing_ok=True)
+
     def __enter__(self) -> "Run":
         return self
 

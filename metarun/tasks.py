@@ -48,6 +48,9 @@ class Episode:
 class MetaLearner(nn.Module):
     """All that the trainer knows of a method; tasks may be of any kind that the method understands."""
 
+    def begin_step(self, step: int) -> None:
+        """Called before the first `meta_loss` of every step, counted from 0, for methods that change as training goes on."""
+
     @abstractmethod
     def meta_loss(self, episode: Episode) -> tuple[Tensor, Metrics]:
         """The loss whose gradient is the meta-gradient, mean over tasks, and the metrics, `loss` among them."""

@@ -14,6 +14,7 @@ from metarun.algorithms.base import FewShotLearner
 from metarun.assembly import Config, Data, Split, make_learner, make_optimizer, refuse_overlap, refuse_ways
 from metarun.checkpoint import load_checkpoint, versions
 from metarun.device import Device
+from metarun.diagnostics import QUICK_MODES, diagnose, scalars
 from metarun.errors import UserError
 from metarun.evaluation import evaluate as score
 from metarun.figure import episode_figure
@@ -23,7 +24,10 @@ from metarun.trainer import Trainer
 
 log = logging.getLogger(__name__)
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-LOOP = ("steps", "tasks_per_step", "tasks_per_chunk", "val_every", "log_every", "checkpoint_every", "patience", "clip_value", "clip_norm")
+LOOP = (
+    *("steps", "tasks_per_step", "tasks_per_chunk", "val_every", "log_every", "checkpoint_every", "keep_best", "patience"),
+    *("clip_value", "clip_norm"),
+)
 
 
 @dataclass(frozen=True)
@@ -100,4 +104,8 @@ def _validate(cfg: Config, job: Job, run: Run, step: int) -> dict[str, float]:
     count = cfg["protocol"]["val_episodes"]
     result = score(job.learner, job.validation.episodes, job.validation.pixels, count, statistics, job.device, "val")
     run.picture(step, "val/episode", episode_figure(job.learner, job.validation.tasks(0, 1), statistics, job.device))
+    if looked_at := min(cfg["protocol"]["diagnostics"], count):
+        diagnosis = diagnose(job.learner, job.validation.tasks(0, looked_at), statistics, job.device, QUICK_MODES)
+        for name, value in scalars(diagnosis).items():
+            run.show(step, f"val/{name}", value)
     return {"accuracy": result.accuracy, "ci95": result.ci95, "loss": result.loss}

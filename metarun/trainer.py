@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from metarun.device import Device
 from metarun.errors import TrainingError
+from metarun.meta_gradient import MetaGradient
 from metarun.run import Run
 from metarun.signals import Signals
 from metarun.tasks import Episode, MetaLearner, Metrics
@@ -48,7 +49,8 @@ class Trainer:
     """Trains `learner` on `tasks(first, count)`, the numbered training tasks, and keeps `run` up to date.
 
     validate: metrics on the validation split, `accuracy` among them; facts: what every checkpoint holds beside the training state.
-    The other fields are the keys of train.yaml. Afterwards `best` says which step's validation was the best and what it was.
+    The other fields are the keys of train.yaml. Afterwards `best` says which step's validation was the best and what it was, and
+    `ranking` has (accuracy, step) of the `keep_best` best, whose checkpoints are kept as `val-STEP` if they are several.
     """
 
     learner: MetaLearner
@@ -65,13 +67,16 @@ class Trainer:
     val_every: int
     log_every: int
     checkpoint_every: int
+    keep_best: int
     patience: int | None
     clip_value: float | None
     clip_norm: float | None
 
     def __post_init__(self) -> None:
         self.step, self.best, self.averages = 0, {"step": 0, "accuracy": -1.0, "misses": 0}, Averages()
+        self.ranking: list[tuple[float, int]] = []
         self.scaler = self.device.scaler()
+        self.gradient = MetaGradient(self.learner, self.device, self.scaler, self.tasks_per_chunk or self.tasks_per_step)
 
     def fit(self) -> None:
         """Runs to the last step, or until patience ends. After SIGINT or SIGTERM saves and raises SystemExit(128 + signal)."""
@@ -82,9 +87,7 @@ class Trainer:
         bar = tqdm(total=self.steps, initial=self.step, desc="train", unit="step", disable=None)
         with Signals() as signals, bar:
             while not self.finished():
-                metrics = self.update(self.tasks(self.step * self.tasks_per_step, self.tasks_per_step))
-                self.averages.add(metrics, self.step + 1)
-                self.step += 1
+                self.advance()
                 bar.update()
                 if self.step % self.log_every == 0:
                     bar.set_postfix(self.log_averages())
@@ -101,16 +104,16 @@ class Trainer:
     def finished(self) -> bool:
         return self.step >= self.steps or (self.patience is not None and self.best["misses"] >= self.patience)
 
+    def advance(self) -> None:
+        """One step, on the tasks that its number says."""
+        metrics = self.update(self.tasks(self.step * self.tasks_per_step, self.tasks_per_step))
+        self.averages.add(metrics, self.step + 1)
+        self.step += 1
+
     def update(self, tasks: Episode) -> Metrics:
-        """One step: the mean gradient over all tasks, chunk by chunk, then the update."""
-        self.optimizer.zero_grad(set_to_none=True)
-        total: Metrics = {}
-        for chunk in tasks.chunks(self.tasks_per_chunk or self.tasks_per_step):
-            share = len(chunk) / len(tasks)
-            with self.device.autocast():
-                loss, metrics = self.learner.meta_loss(chunk)
-            self.scaler.scale(loss * share).backward()
-            total = {name: value * share + total.get(name, 0) for name, value in metrics.items()}
+        """The mean gradient over the tasks, clipped, then the update of the weights."""
+        self.learner.begin_step(self.step)
+        metrics = self.gradient(tasks)
         self.scaler.unscale_(self.optimizer)
         if self.clip_value is not None:
             nn.utils.clip_grad_value_(self.learner.parameters(), self.clip_value)
@@ -121,7 +124,7 @@ class Trainer:
         self.scaler.update()
         if self.scaler.get_scale() >= scale:  # else fp16 overflowed and the update was skipped; without a scaler both are 1
             self.scheduler.step()
-        return total
+        return metrics
 
     def log_averages(self) -> dict[str, str]:
         """Writes the means since the last log; returns what the bar shows. Waits for the device."""
@@ -146,8 +149,19 @@ class Trainer:
             self.save("best")
         else:
             self.best = {**self.best, "misses": self.best["misses"] + 1}
+        if self.keep_best > 1:
+            self.rank(values["accuracy"])
         log.info("step %d: val accuracy %.2f %%%s", self.step, values["accuracy"], " (best so far)" if better else "")
         self.clock = (time.perf_counter(), self.step)
+
+    def rank(self, accuracy: float) -> None:
+        """Keeps the model if it is among the best, in the place of the one that no longer is."""
+        ranking = sorted([*self.ranking, (accuracy, self.step)], reverse=True)
+        self.ranking = ranking[: self.keep_best]
+        if (accuracy, self.step) in self.ranking:
+            self.save(f"val-{self.step}")
+        for _, step in ranking[self.keep_best :]:
+            self.run.drop(f"val-{step}")
 
     def refuse_non_finite(self) -> None:
         """Waits for the device. Raises TrainingError, before anything of the spoilt model is kept."""
@@ -167,6 +181,7 @@ class Trainer:
         return {
             "step": self.step,
             "best": self.best,
+            "ranking": self.ranking,
             "model": self.learner.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
@@ -178,7 +193,7 @@ class Trainer:
 
     def load(self, checkpoint: Mapping[str, Any]) -> None:
         """Goes back to where `checkpoint` was made, to the last bit."""
-        self.step, self.best = checkpoint["step"], checkpoint["best"]
+        self.step, self.best, self.ranking = checkpoint["step"], checkpoint["best"], checkpoint.get("ranking", [])
         for part, name in ((self.learner, "model"), (self.optimizer, "optimizer"), (self.scheduler, "scheduler"), (self.scaler, "scaler")):
             part.load_state_dict(checkpoint[name])
         kept = checkpoint["averages"]

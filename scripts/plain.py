@@ -62,20 +62,29 @@ class ProtoNet:
 
 
 class MAML:
-    """One second-order step of MAML with one inner step, a loop over tasks."""
+    """One step of MAML, a loop over tasks; or with `test=True` the answers to the queries after adapting, without a meta-gradient.
 
-    def __init__(self, load: Loader, tasks: int) -> None:
-        self.load, self.tasks = load, tasks
-        self.net = nn.Sequential(conv4(strides=True), nn.Linear(64, load.ways))
+    The images of `tasks` tasks are in memory from the start, so that what is timed is the method alone.
+    """
+
+    def __init__(self, load: Loader, tasks: int, strides: bool, steps: int, first_order: bool, test: bool) -> None:
+        self.tasks, self.steps, self.second_order, self.test = [load() for _ in range(tasks)], steps, not (first_order or test), test
+        net = conv4(strides)
+        self.net = nn.Sequential(net, nn.Linear(net(self.tasks[0][0]).shape[1], load.ways))
         self.optimizer = torch.optim.Adam(self.net.parameters(), lr=1e-3)
 
     def __call__(self) -> None:
         self.optimizer.zero_grad()
-        for _ in range(self.tasks):
-            support, support_y, query, query_y = self.load()
+        for support, support_y, query, query_y in self.tasks:
             weights = dict(self.net.named_parameters())
-            inner = F.cross_entropy(functional_call(self.net, weights, (support,)), support_y)
-            gradients = torch.autograd.grad(inner, list(weights.values()), create_graph=True)
-            fast = {name: w - 0.4 * g for (name, w), g in zip(weights.items(), gradients, strict=True)}
-            (F.cross_entropy(functional_call(self.net, fast, (query,)), query_y) / self.tasks).backward()
-        self.optimizer.step()
+            for _ in range(self.steps):
+                inner = F.cross_entropy(functional_call(self.net, weights, (support,)), support_y)
+                gradients = torch.autograd.grad(inner, list(weights.values()), create_graph=self.second_order)
+                weights = {name: w - 0.1 * g for (name, w), g in zip(weights.items(), gradients, strict=True)}
+            if self.test:
+                with torch.no_grad():
+                    functional_call(self.net, weights, (query,)).argmax(1)
+            else:
+                (F.cross_entropy(functional_call(self.net, weights, (query,)), query_y) / len(self.tasks)).backward()
+        if not self.test:
+            self.optimizer.step()

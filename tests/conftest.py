@@ -6,9 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from helpers import TINY, Metarun, Outcome
 
 from metarun.cli import main
+
+torch.set_num_threads(1)  # tests are small: on a busy machine several threads would wait for each other more than they compute
 
 
 @pytest.fixture(scope="session", autouse=True)

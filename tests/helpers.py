@@ -1,10 +1,14 @@
 """Small tasks, tables and command lines that tests share."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
 from metarun.data.table import ImageTable
 from metarun.tasks import Episode, Examples
@@ -14,6 +18,31 @@ TINY = (
     "steps=2 val_every=1 tasks_per_step=1 log_every=1 task.ways=3 task.shots=1 task.queries=2 backbone.widths=[4,4] "
     "protocol.episodes=3 protocol.val_episodes=2 protocol.queries=2 device=cpu device.threads=1 device.keep_memory=false"
 )
+
+
+CONF = Path(__file__).parents[1] / "conf"
+
+
+def composed(*overrides: str) -> dict[str, Any]:
+    """The resolved config of `metarun train OVERRIDES`."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = OmegaConf.masked_copy(cfg := compose("train", list(overrides)), [str(key) for key in cfg if key != "hydra"])
+        return OmegaConf.to_container(config, resolve=True)  # type: ignore[return-value]
+
+
+@dataclass(kw_only=True)
+class RandomImages:
+    """A source of noise of any size, in 25 classes a split."""
+
+    image_size: int
+    in_channels: int
+    mean: Sequence[float]
+    std: Sequence[float]
+    rotations: Mapping[str, str]
+
+    def load(self, split: str) -> ImageTable:
+        table = random_table([16] * 25, self.image_size, self.in_channels, self.rotations.get(split, "none"))
+        return replace(table, names=tuple(f"{split}/{name}" for name in table.names), mean=tuple(self.mean), std=tuple(self.std))
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,12 @@ from metarun.config import check
 from metarun.errors import UserError
 from metarun.targets import check_targets
 
+
+def choices(group: str) -> list[str]:
+    """What can be chosen of a group, in order."""
+    return sorted(path.stem for path in (compose.conf_dir() / group).glob("*.yaml"))
+
+
 # A command line and what its one line on stderr has to say.
 REFUSED = {
     # words and keys
@@ -26,7 +32,7 @@ REFUSED = {
     "train --fast": "unrecognized arguments: --fast",
     "train --cfg job --multirun": "only one of",
     "train --config-dir nowhere": "nowhere' not found",
-    "train algorithm=protonte": "algorithm=protonte: no such choice; did you mean protonet? allowed: maml, protonet",
+    "train algorithm=protonte": f"algorithm=protonte: no such choice; did you mean protonet? allowed: {', '.join(choices('algorithm'))}",
     "train device=tpu": "device=tpu: no such choice; did you mean cpu? allowed: auto, cpu, cuda, mps",
     "train stepss=5": "stepss: no such key; did you mean steps?",
     "train algoritm=maml": "algoritm: no such key; did you mean algorithm?",
@@ -85,7 +91,13 @@ REFUSED = {
     "train dataset=omniglot": "dataset.root",
     "train dataset=omniglot dataset.root=nowhere": "dataset.root",
     "train device=cpu device.precision=fp16": "device.precision",
+    "plan task.ways=100000": "task.ways: 100000 is not allowed",
+    "plan algorithm=maml protocol.ways=7": "protocol.ways: 7 is not allowed",
+    "plan hydra.run.dir=/proc/x": "hydra.run.dir: /proc/x cannot be written",
+    "plan stepss=5": "stepss: no such key; did you mean steps?",
     # earlier runs
+    "plan resume=.": "resume: not allowed here",
+    "plan --multirun seed=0,1": "--multirun: plan takes one run at a time",
     "train resume=nowhere": "resume: nowhere is no folder",
     "train resume=.": "checkpoints/last.pt: not found",
     "train --multirun resume=.": "--multirun: train takes one run at a time",
@@ -124,7 +136,7 @@ def test_the_front_door_imports_nothing_heavy(words: list[str]) -> None:
     assert out.endswith("set()\n")
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "data verify"])
+@pytest.mark.parametrize("command", ["train", "plan", "evaluate", "data verify"])
 def test_help_lists_the_groups_and_examples(metarun: Metarun, command: str) -> None:
     outcome = metarun(f"{command} --help")
     assert outcome.code == 0 and "omniglot" in outcome.out and f"metarun {command} " in outcome.out and "$$" not in outcome.out
@@ -139,11 +151,12 @@ def test_cfg_job_shows_the_configuration_and_writes_nothing(metarun: Metarun, tm
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("metarun ", "train evaluate data"),
+        ("metarun ", "train plan evaluate data"),
         ("metarun ev", "evaluate"),
         ("metarun data v", "verify"),
-        ("metarun train algorithm=", "algorithm=maml algorithm=protonet"),
+        ("metarun train algorithm=", " ".join(f"algorithm={choice}" for choice in choices("algorithm"))),
         ("metarun train algorithm=maml algorithm.inner_l", "algorithm.inner_loss= algorithm.inner_lr="),
+        ("metarun plan dataset=om", "dataset=omniglot"),
         ("metarun evaluate protocol=s", "protocol=snell2017"),
         ("metarun data verify dataset=om", "dataset=omniglot"),
     ],
@@ -167,6 +180,25 @@ def test_every_choice_composes_and_fits_its_constructor(choice: str) -> None:
     cfg = compose.values(compose.compose("train", Namespace(overrides=[choice], config_dir=None)))
     check(cfg)
     check_targets(cfg)
+
+
+@pytest.mark.parametrize("algorithm", ["maml", "protonet"])
+def test_plan_measures_a_run_and_writes_nothing(metarun: Metarun, tmp_path: Path, algorithm: str) -> None:
+    outcome = metarun(f"plan algorithm={algorithm} {TINY} steps=1000 tasks_per_step=3 val_every=300 patience=2 scheduler=cosine")
+    assert outcome.code == 0, outcome.err
+    said = {line[:13].strip(): line[13:] for line in outcome.out.splitlines()}
+    assert list(said) == ["learner", "a step", "memory", "time", "training", "validation", "test", "in all"]
+    assert said["a step"] == "3 tasks, 3-way 1-shot, 2 queries a class: 27 images"
+    assert said["validation"].startswith("4 times 2 episodes, ") and said["test"].startswith("3 episodes: ")
+    parts = [seconds(said[name].partition(": ")[2]) for name in ("training", "validation", "test")]
+    assert parts[0] == pytest.approx(1000 * seconds(said["time"].partition(" a step")[0]), rel=0.02)
+    assert sum(parts) == pytest.approx(seconds(said["in all"].partition(", ")[0]), rel=0.02) and min(parts) > 0
+    assert not list(tmp_path.iterdir())
+
+
+def seconds(duration: str) -> float:
+    number, unit = duration.split()
+    return float(number) * {"ms": 0.001, "s": 1, "min": 60, "h": 3600}[unit]
 
 
 def test_completion_script_is_for_the_console_script(metarun: Metarun) -> None:
@@ -242,7 +274,7 @@ def test_evaluate_changes_only_what_is_given(metarun: Metarun, trained: Path, ov
         ("optimizer=sgd", "optimizer: not allowed here"),
         ("backbone.widths=[8,8]", "backbone.widths: not allowed here"),
         ("resume=trained", "resume: not allowed here"),
-        ("protocol=null", "protocol: a choice is needed; allowed: default, finn2017, snell2017"),
+        ("protocol=null", f"protocol: a choice is needed; allowed: {', '.join(choices('protocol'))}"),
         ("protocol.foo=1", "protocol.foo: no such key"),
         ("+protocol.foo=1", "+protocol.foo=1: only choices and values"),
         ("++protocol.foo=1", "++protocol.foo=1: only choices and values"),

@@ -2,6 +2,8 @@
 
 import errno
 import os
+import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +19,14 @@ from metarun.checkpoint import load_checkpoint, save_checkpoint
 from metarun.device import Device
 from metarun.errors import TrainingError, UserError
 from metarun.run import Run
+from metarun.tasks import Episode, MetaLearner, Metrics
 from metarun.trainer import Trainer
 
 
-def fit(learner: nn.Module, folder: Path, **settings: Any) -> Trainer:
+def fit(learner: MetaLearner, folder: Path, **settings: Any) -> Trainer:
     loop: dict[str, Any] = {
         "steps": 6, "tasks_per_step": 4, "tasks_per_chunk": None, "val_every": 0, "log_every": 1, "checkpoint_every": 1,
-        "patience": None, "clip_value": None, "clip_norm": None, "validate": lambda step: {"accuracy": 50.0},
+        "keep_best": 1, "patience": None, "clip_value": None, "clip_norm": None, "validate": lambda step: {"accuracy": 50.0},
     }  # fmt: skip
 
     def tasks(first: int, count: int) -> Any:
@@ -51,14 +54,82 @@ def test_chunks_of_any_size_make_the_same_steps(method: type, tmp_path: Path) ->
             torch.testing.assert_close(other[name], value, rtol=1e-9, atol=1e-12)
 
 
-class Slope(nn.Module):
+class Hungry(ProtoNet):
+    """Runs out of memory where `fails(call, tasks)` says so, with the forward pass done, random numbers drawn and statistics moved."""
+
+    def __init__(self, fails: Callable[[int, int], bool], error: Callable[[], object]) -> None:
+        super().__init__(Conv4(1, 8, (3, 4)))
+        self.calls, self.fails, self.error = 0, fails, error
+        self.graphs: list[weakref.ref[torch.Tensor]] = []
+
+    def meta_loss(self, episode: Episode) -> tuple[torch.Tensor, Metrics]:
+        assert not any(graph() is not None for graph in self.graphs), "a failed attempt still holds its memory"
+        self.calls += 1
+        loss, metrics = super().meta_loss(episode)
+        loss = loss * (1 + torch.rand(()))
+        if self.fails(self.calls, len(episode)):
+            self.graphs.append(weakref.ref(loss))
+            self.error()
+        return loss, metrics
+
+
+def cuda_is_full() -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
+def ram_is_full() -> None:
+    torch.empty(2**60)
+
+
+def kernel_fails() -> None:
+    raise RuntimeError("expected scalar type Float but found Double")
+
+
+@pytest.mark.parametrize(
+    ("error", "chunk", "fails", "left"),
+    [
+        (cuda_is_full, None, lambda call, tasks: tasks > 2, 2),
+        (ram_is_full, None, lambda call, tasks: tasks > 1, 1),
+        (ram_is_full, 2, lambda call, tasks: call == 2, 1),  # when a first chunk has left its gradient already
+    ],
+)
+def test_out_of_memory_halves_the_chunk_and_changes_nothing_else(
+    error: Any, chunk: int | None, fails: Any, left: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    states = []
+    for given, failing in ((chunk, fails), (left, lambda call, tasks: False)):
+        torch.manual_seed(0)
+        learner = Hungry(failing, error).double()
+        fit(learner, tmp_path / str(given), tasks_per_chunk=given, steps=2, checkpoint_every=0)
+        states.append(learner.state_dict())
+    for name, value in states[0].items():
+        assert torch.equal(value, states[1][name]), name
+    said = [record.getMessage() for record in caplog.records if "memory" in record.getMessage()]
+    assert len(said) == 1 and f"tasks_per_chunk={left}," in said[0]
+
+
+def test_a_task_that_does_not_fit_ends_training_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(
+        TrainingError, match=r"one task at a time; lower task\.queries .*device\.precision=bf16 .*algorithm\.recompute=true"
+    ):
+        fit(Hungry(lambda call, tasks: True, ram_is_full).double(), tmp_path)
+
+
+def test_other_failures_are_not_taken_for_want_of_memory(tmp_path: Path) -> None:
+    learner = Hungry(lambda call, tasks: True, kernel_fails).double()
+    with pytest.raises(RuntimeError, match="expected scalar type"):
+        fit(learner, tmp_path)
+    assert learner.calls == 1
+
+
+class Slope(MetaLearner):
     """A learner whose gradient is known: `slope` for each of its two weights, or not finite from a step on."""
 
     def __init__(self, slope: float, spoilt_from: int = 10**9) -> None:
         super().__init__()
         self.weight, self.slope, self.step, self.spoilt_from = nn.Parameter(torch.zeros(2)), slope, 0, spoilt_from
 
-    def meta_loss(self, episode: object) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def meta_loss(self, episode: Episode) -> tuple[torch.Tensor, Metrics]:
         self.step += 1
         loss = self.slope * self.weight.sum() * (float("nan") if self.step >= self.spoilt_from else 1.0)
         return loss, {"loss": loss.detach(), "accuracy": loss.detach() * 0}

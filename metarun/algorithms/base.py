@@ -1,6 +1,7 @@
 """What all few-shot learners have in common: adapt to a support set, answer for the queries."""
 
 from abc import abstractmethod
+from collections.abc import Iterator
 from typing import ClassVar
 
 import torch
@@ -31,6 +32,10 @@ class FewShotLearner(MetaLearner):
 
         `statistics`: how the predictor's queries are normalised; `track` is for training, and moves the running averages.
         """
+
+    def trajectory(self, support: Examples, statistics: str = "track") -> Iterator[Predictor]:
+        """Predictors after 0, 1, ... inner steps, the last of which is `adapt`'s; of a method without an inner loop that one alone."""
+        yield self.adapt(support, statistics)
 
     def meta_loss(self, episode: Episode) -> tuple[Tensor, Metrics]:
         """Cross-entropy of the queries after adaptation, mean over tasks and queries, with `loss` and `accuracy` in [0, 1]."""

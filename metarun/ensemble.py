@@ -1,0 +1,26 @@
+"""Several checkpoints of a run as one learner: the mean of their scores (MAML++'s test, Antoniou et al. 2019)."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from metarun.algorithms.base import FewShotLearner
+from metarun.tasks import Examples, Predictor
+
+
+class Ensemble(FewShotLearner):
+    """Learners of one kind, each of which adapts by itself; their class scores are averaged."""
+
+    def __init__(self, members: Sequence[FewShotLearner]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+        self.ways = members[0].ways
+
+    def adapt(self, support: Examples, statistics: str = "track") -> Predictor:
+        predictors = [member.adapt(support, statistics) for member in self.members]  # type: ignore[operator]
+
+        def mean_scores(query: Tensor) -> Tensor:
+            return torch.stack([predictor(query) for predictor in predictors]).mean(0)
+
+        return mean_scores
