@@ -29,10 +29,6 @@ def make_learner(cfg: Config, device: Device) -> FewShotLearner:
     if not isinstance(backbone, Backbone):
         raise UserError(f"backbone._target_: {type(backbone).__name__} is not a Backbone; put it into metarun.backbones.per_task.PerTask")
     learner: FewShotLearner = instantiate(cfg["algorithm"])(backbone=backbone)
-    if device.precision == "fp16" and learner.inner_gradients:
-        raise UserError(
-            f"device.precision: fp16 is not allowed for {type(learner).__name__}, whose inner gradients would overflow; use bf16 or fp32"
-        )
     return learner.to(device.torch)
 
 

@@ -19,13 +19,13 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-Pair = tuple[int, ...]
+Sizes = tuple[int, ...]
 _convolution_backward = torch.ops.aten.convolution_backward
 _max_pool_backward = torch.ops.aten.max_pool2d_with_indices_backward
 _batch_norm_backward = torch.ops.aten.native_batch_norm_backward
 
 
-def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, stride: Pair, padding: Pair, groups: int) -> Tensor:
+def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, stride: Sizes, padding: Sizes, groups: int) -> Tensor:
     """`torch.nn.functional.conv2d`, in autocast's precision where that is on."""
     kind = x.device.type
     if torch.is_autocast_enabled(kind):
@@ -48,7 +48,7 @@ class _Convolution(Function):
     @staticmethod
     def forward(ctx, x, weight, bias, geometry):  # type: ignore[no-untyped-def]
         ctx.save_for_backward(x, weight)
-        ctx.geometry, ctx.has_bias = geometry, bias is not None
+        ctx.geometry = geometry
         stride, padding, groups = geometry
         return torch.conv2d(x, weight, bias, stride, padding, 1, groups)
 

@@ -136,6 +136,25 @@ def test_maml_plus_plus_has_the_meta_gradient_of_a_plain_loop(meta_step: int, re
     same(gradients_of(loss, learner), gradients_of(plain, learner))
 
 
+def test_maml_plus_plus_on_the_head_alone_sees_every_steps_own_norm() -> None:
+    torch.manual_seed(9)
+    learner, episode = (
+        MAMLPlusPlus(network(), 4, 0.2, 3, adapts=["head.*"], multi_step_loss=0, learn_rates=False).double(),
+        random_episode(2, 4, 2, 3),
+    )
+    for parameter in learner.norms_by_step:
+        parameter.data += 0.3 * torch.randn_like(parameter)
+    norms = dict(zip(learner.norms, learner.norms_by_step, strict=True))
+    plain = plain_loss(
+        learner,
+        episode,
+        lambda name: name.startswith("head."),
+        lambda name, step: 0.2,
+        at_step=lambda step: {name: values[step] for name, values in norms.items()},
+    )
+    same(gradients_of(learner.meta_loss(episode)[0], learner), gradients_of(plain, learner))
+
+
 def test_step_weights_go_from_even_to_the_last_alone() -> None:
     assert step_weights(5, 0) == pytest.approx([0.2] * 5)
     assert step_weights(5, 0.5) == pytest.approx([0.1] * 4 + [0.6])

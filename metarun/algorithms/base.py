@@ -18,12 +18,10 @@ class FewShotLearner(MetaLearner):
     """A method for few-shot tasks: `adapt` is all it must define.
 
     `statistics` is how its paper normalises test queries (see `metarun.batch_statistics`), for protocols that leave it open.
-    `inner_gradients` says that adapting takes gradients of its own, which a scaled loss does not protect from fp16's range. `ways` is
-    the number of classes that it is built for, None for any.
+    `ways` is the number of classes that it is built for, None for any.
     """
 
     statistics: ClassVar[str] = "running"
-    inner_gradients: ClassVar[bool] = False
     ways: int | None = None
 
     @abstractmethod

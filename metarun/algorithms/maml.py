@@ -44,7 +44,6 @@ class MAML(FewShotLearner):
     """
 
     statistics: ClassVar[str] = "query"
-    inner_gradients: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -74,6 +74,7 @@ class MAMLPlusPlus(MAML):
             for name in self.norms:
                 parameter = self.net.get_parameter(name).requires_grad_(False)  # no step uses it
                 self.norms_by_step.append(parameter.expand(inner_steps, -1).clone())
+            self.head_only = False  # the features differ from step to step
 
     def begin_step(self, step: int) -> None:
         self.meta_step, self.first_order = step, step < self.second_order_from

@@ -33,7 +33,6 @@ class Reptile(FewShotLearner):
     """
 
     statistics: ClassVar[str] = "support+one"
-    inner_gradients: ClassVar[bool] = True
 
     def __init__(
         self,
