@@ -14,7 +14,7 @@ AT_LEAST = {
     "protocol.ensemble": 1, "protocol.diagnostics": 0,
 }  # fmt: skip
 AT_LEAST_OR_NULL = {"tasks_per_chunk": 1, "patience": 1, "device.threads": 1}
-AT_MOST = {"device.threads": 1024}
+AT_MOST = {"device.threads": 1024, "protocol.diagnostics": 64}
 LARGEST = 2**63 - 1  # what torch and numpy take for an integer
 POSITIVE_OR_NULL = ("clip_value", "clip_norm")
 BUILT = ("dataset", "backbone", "algorithm", "optimizer", "scheduler")
@@ -64,8 +64,15 @@ def check_integers(cfg: Mapping[str, Any], group: str = "") -> None:
 
 def check_validation(cfg: Mapping[str, Any]) -> None:
     """Raises UserError for what needs validation in a run without it, and for the one thing that rules it out."""
-    if cfg["protocol"]["ensemble"] > 1 and cfg["protocol"]["selection"] != "best_val":
-        raise UserError(f"protocol.ensemble: {cfg['protocol']['ensemble']} is not allowed without protocol.selection=best_val")
+    members = cfg["protocol"]["ensemble"]
+    if members > 1 and cfg["protocol"]["selection"] != "best_val":
+        raise UserError(f"protocol.ensemble: {members} is not allowed without protocol.selection=best_val")
+    validations = -(-cfg["steps"] // cfg["val_every"]) if cfg["val_every"] else 0
+    most = min(cfg["keep_best"], validations)
+    if members > max(most, 1):
+        raise UserError(
+            f"protocol.ensemble: {members} is not allowed; the run keeps {most} (keep_best {cfg['keep_best']}, {validations} validations)"
+        )
     if cfg["val_every"]:
         if cfg["train_split"] == "trainval":
             raise UserError("train_split: trainval is not allowed with validation; set val_every=0 and protocol.selection=last")

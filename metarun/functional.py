@@ -34,8 +34,10 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, stride: Sizes, paddin
     return _Convolution.apply(x, weight, bias, (stride, padding, groups))
 
 
-def batch_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
-    """`torch.nn.functional.batch_norm` by the batch's own statistics."""
+def batch_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """`torch.nn.functional.batch_norm` by the batch's own statistics. Raises ValueError if there is one value per channel only."""
+    if x.numel() == x.shape[1]:
+        raise ValueError(f"batch norm needs more than one value per channel, got {tuple(x.shape)}")
     return _BatchNorm.apply(x, weight, bias, eps)
 
 
@@ -95,14 +97,13 @@ class _BatchNorm(Function):
     def forward(ctx, x, weight, bias, eps):  # type: ignore[no-untyped-def]
         y, mean, r = torch.native_batch_norm(x, weight, bias, None, None, True, 0.0, eps)
         ctx.save_for_backward(x, weight, mean, r)
-        ctx.eps, ctx.has_bias = eps, bias is not None
+        ctx.eps = eps
         return y
 
     @staticmethod
     def backward(ctx, gy):  # type: ignore[no-untyped-def]
         x, weight, mean, r = ctx.saved_tensors
-        gx, gw, gb = _BatchNormGradient.apply(gy, x, weight, mean, r, ctx.eps)
-        return gx, gw if weight is not None else None, gb if ctx.has_bias else None, None
+        return *_BatchNormGradient.apply(gy, x, weight, mean, r, ctx.eps), None
 
 
 class _BatchNormGradient(Function):
@@ -118,13 +119,12 @@ class _BatchNormGradient(Function):
     @once_differentiable
     def backward(ctx, v, big_v, c):  # type: ignore[no-untyped-def]
         gy, x, weight, mean, r, gy_xh, gy_1 = ctx.saved_tensors
-        m, w = x.numel() // x.shape[1], 1.0 if weight is None else weight
-        wr = w * r
+        m, wr = x.numel() // x.shape[1], weight * r
         if v is None:
             v = torch.zeros_like(x)
         for_gy, v_xh, v_1 = _batch_norm_backward(v, x, weight, None, None, mean, r, True, ctx.eps, [True, True, True])
         _, v_gy, _ = _batch_norm_backward(
-            v, gy, None, None, None, torch.zeros_like(r), torch.ones_like(r), True, ctx.eps, [False, True, False]
+            v, gy, weight, None, None, torch.zeros_like(r), torch.ones_like(r), True, ctx.eps, [False, True, False]
         )
         v_gx = v_gy - (v_1 * gy_1 + v_xh * gy_xh) / m  # divided by wr
         a, b = -r * wr * v_xh / m, -r * wr * gy_xh / m  # for_x = a gy + b v + e xh + d
@@ -136,7 +136,7 @@ class _BatchNormGradient(Function):
             for_gy.addcmul_(x, _per_channel(big_v * r, x)).sub_(_per_channel(big_v * r * mean, x))
         if c is not None:
             for_gy.add_(_per_channel(c, x))
-        return for_gy, for_x, None if weight is None else r * v_gx, None, None, None
+        return for_gy, for_x, r * v_gx, None, None, None
 
 
 def _affine(gy: Tensor, a: Tensor, v: Tensor, b: Tensor, x: Tensor, e: Tensor, d: Tensor) -> Tensor:

@@ -69,7 +69,8 @@ class BatchNorm2d(nn.BatchNorm2d):
 
     def forward(self, x: Tensor) -> Tensor:
         tasks, momentum = x.shape[1] // self.num_features, self.momentum or 0.0
-        weight, bias = None if self.weight is None else _per_channel(self.weight, tasks), _per_channel(self.bias, tasks)
+        scale = torch.ones_like(self.bias) if self.weight is None else self.weight  # on CUDA, torch takes no offset without a factor
+        weight, bias = _per_channel(scale, tasks), _per_channel(self.bias, tasks)
         if self.training and momentum == 0:
             return batch_norm(x, weight, bias, self.eps)
         assert self.running_mean is not None and self.running_var is not None

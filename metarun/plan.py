@@ -26,7 +26,7 @@ def plan(cfg: Config, run_dir: Path) -> Iterator[str]:
     job = prepare(cfg, run_dir)
     trainer = job.trainer(run=None, validate=None)  # what a step does not need
     task, tasks, steps = cfg["task"], cfg["tasks_per_step"], cfg["steps"]
-    weights = sum(parameter.numel() for parameter in job.learner.parameters())
+    weights = sum(parameter.numel() for parameter in job.learner.parameters() if parameter.requires_grad)
     images = tasks * task["ways"] * (task["shots"] + task["queries"])
     yield f"learner      {type(job.learner).__name__}, {weights:,} meta-learned parameters, on {job.device.torch}, {job.device.precision}"
     kind = f"{task['ways']}-way {task['shots']}-shot, {counted(task['queries'], 'query', 'queries')} a class"

@@ -51,9 +51,10 @@ def evaluate(cfg: Config, run_dir: Path) -> dict[str, Any]:
         record["diagnostics"] = {"episodes": looked_at, **diagnose(learner, split.tasks(0, looked_at), statistics, device)}
     _write(run_dir / "evaluations", record)
     log.info(
-        "%s accuracy %.2f ± %.2f %% (%d episodes, %d-way %d-shot, %d queries a class, batch statistics: %s, step %d)",
+        "%s accuracy %.2f ± %.2f %% (%d episodes, %d-way %d-shot, %d queries a class, batch statistics: %s, step %d%s)",
         *(protocol["split"], result.accuracy, result.ci95, record["episodes"]),
         *(record["ways"], record["shots"], record["queries"], statistics, checkpoint["step"]),
+        f", mean of {len(names)} checkpoints" if len(names) > 1 else "",
     )
     return record
 
@@ -62,9 +63,12 @@ def selected(run_dir: Path, protocol: Mapping[str, Any]) -> list[str]:
     """The names of the checkpoints that the protocol tests, the best first. Raises UserError if it wants more than the run kept."""
     if protocol["ensemble"] == 1:
         return ["best" if protocol["selection"] == "best_val" else "last"]
-    kept = load_checkpoint(run_dir, "last")["ranking"]
+    last = load_checkpoint(run_dir, "last")
+    kept, keep_best = last.get("ranking", []), last["config"].get("keep_best", 1)
+    if protocol["ensemble"] > keep_best:
+        raise UserError(f"protocol.ensemble: {protocol['ensemble']} is not allowed; the run was trained with keep_best={keep_best}")
     if len(kept) < protocol["ensemble"]:
-        raise UserError(f"protocol.ensemble: {protocol['ensemble']} is not allowed; the run kept its {len(kept)} best (keep_best)")
+        log.warning("there were %d validations only; testing the mean of %d checkpoints", len(kept), len(kept))
     return [f"val-{step}" for _, step in kept[: protocol["ensemble"]]]
 
 
@@ -89,6 +93,7 @@ def _record(
         "checkpoint_sha256": "+".join(file_sha256(path) for path in paths),
         "checkpoint_step": checkpoint["step"],
         "selection": cfg["protocol"]["selection"],
+        "ensemble": len(paths),
         "per_episode": np.round(result.accuracies, 4).tolist(),
         "config": cfg,
         "versions": versions(),

@@ -4,7 +4,7 @@ import csv
 import fcntl
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -69,9 +69,11 @@ class Run:
     def save(self, name: str, checkpoint: dict[str, Any]) -> None:
         save_checkpoint(self.folder / "checkpoints" / f"{name}.pt", checkpoint)
 
-    def drop(self, name: str) -> None:
-        """Removes a checkpoint, if it is there."""
-        (self.folder / "checkpoints" / f"{name}.pt").unlink(missing_ok=True)
+    def keep(self, names: Collection[str]) -> None:
+        """Removes the checkpoints of validations (`val-STEP`) that are not among `names`."""
+        for path in (self.folder / "checkpoints").glob("val-*.pt"):
+            if path.stem not in names:
+                path.unlink()
 
     def __enter__(self) -> "Run":
         return self

@@ -155,13 +155,10 @@ class Trainer:
         self.clock = (time.perf_counter(), self.step)
 
     def rank(self, accuracy: float) -> None:
-        """Keeps the model if it is among the best, in the place of the one that no longer is."""
-        ranking = sorted([*self.ranking, (accuracy, self.step)], reverse=True)
-        self.ranking = ranking[: self.keep_best]
+        """Keeps the model if it is among the best."""
+        self.ranking = sorted([*self.ranking, (accuracy, self.step)], key=lambda entry: (-entry[0], entry[1]))[: self.keep_best]
         if (accuracy, self.step) in self.ranking:
             self.save(f"val-{self.step}")
-        for _, step in ranking[self.keep_best :]:
-            self.run.drop(f"val-{step}")
 
     def refuse_non_finite(self) -> None:
         """Waits for the device. Raises TrainingError, before anything of the spoilt model is kept."""
@@ -176,6 +173,8 @@ class Trainer:
     def save(self, name: str) -> None:
         self.refuse_non_finite()
         self.run.save(name, {**self.facts, **self.state()})
+        if name == "last":  # only then does nothing ask for the others any more
+            self.run.keep([f"val-{step}" for _, step in self.ranking])
 
     def state(self) -> dict[str, Any]:
         return {
@@ -196,6 +195,9 @@ class Trainer:
         self.step, self.best, self.ranking = checkpoint["step"], checkpoint["best"], checkpoint.get("ranking", [])
         for part, name in ((self.learner, "model"), (self.optimizer, "optimizer"), (self.scheduler, "scheduler"), (self.scaler, "scaler")):
             part.load_state_dict(checkpoint[name])
+        for parameter, state in self.optimizer.state.items():  # in the parameter's memory layout, which fused optimizers rely on
+            alike = {key: value for key, value in state.items() if isinstance(value, Tensor) and value.shape == parameter.shape}
+            state.update({key: torch.empty_like(parameter).copy_(value) for key, value in alike.items()})
         kept = checkpoint["averages"]
         place = self.device.torch
         sums = {key: value.to(place) for key, value in kept["sums"].items()}

@@ -81,6 +81,7 @@ def test_an_ensemble_averages_scores() -> None:
 def test_the_best_checkpoints_of_a_run_are_kept_and_tested_together(metarun: Metarun, tmp_path: Path) -> None:
     line = f"train {TINY} steps=4 protocol.ensemble=2 protocol.diagnostics=2 hydra.run.dir=run"
     assert metarun(line).code == 0
+    assert metarun(f"train {TINY} protocol.ensemble=3 hydra.run.dir=short").err.startswith("metarun: protocol.ensemble: 3 is not allowed")
     kept = sorted(path.stem for path in (tmp_path / "run" / "checkpoints").glob("val-*.pt"))
     last = torch.load(tmp_path / "run" / "checkpoints" / "last.pt", weights_only=True)
     ranking = last["ranking"]
@@ -91,6 +92,6 @@ def test_the_best_checkpoints_of_a_run_are_kept_and_tested_together(metarun: Met
     assert record["diagnostics"]["episodes"] == 2 and len(record["diagnostics"]["inner_steps"]) == 1
     assert metarun("evaluate run=run protocol.ensemble=1").code == 0
     outcome = metarun("evaluate run=run protocol.ensemble=3")
-    assert outcome.code == 2 and "protocol.ensemble: 3 is not allowed; the run kept its 2 best" in outcome.err
+    assert outcome.code == 2 and "protocol.ensemble: 3 is not allowed; the run was trained with keep_best=2" in outcome.err
     outcome = metarun("evaluate run=run protocol.ensemble=2 protocol.selection=last")
     assert outcome.code == 2 and "protocol.ensemble: 2 is not allowed without" in outcome.err

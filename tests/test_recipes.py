@@ -1,6 +1,7 @@
 """Every published setting in conf/experiment: named and described as it should be, and it trains and is tested on generated images."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +24,27 @@ def test_the_recipes_of_the_gradient_based_family_are_there() -> None:
     assert expected <= names
 
 
+STATED: dict[str, Callable[[dict[str, Any]], int]] = {
+    r"(\d+) tasks a step": lambda cfg: cfg["tasks_per_step"],
+    r"([\d,]+) test (?:tasks|episodes)": lambda cfg: cfg["protocol"]["episodes"],
+    r"tasks a step with (\d+) quer": lambda cfg: cfg["task"]["queries"],
+    r"test tasks with (\d+) quer": lambda cfg: cfg["protocol"]["queries"],
+}
+"""What the comments say of the protocol, and where the config says it."""
+
+
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_a_recipe_runs_two_steps(path: Path, tmp_path: Path) -> None:
     lines = path.read_text().splitlines()
     assert lines[1].startswith(f"# metarun train experiment={path.stem}")
-    comment = " ".join(line.removeprefix("# ") for line in lines if line.startswith("#"))
-    assert "Published:" in comment or "glyphs" in path.stem
+    comment = " ".join(line.removeprefix("# ") for line in lines if line.startswith("#")).replace(" one query", " 1 query")
     cfg = composed(f"experiment={path.stem}", "device=cpu", "device.keep_memory=false")
     named = re.fullmatch(r"(.+)_(\d+)w(\d+)s", path.stem)
     assert named and (cfg["protocol"]["ways"], cfg["protocol"]["shots"]) == (int(named[2]), int(named[3]))
+    for pattern, value in STATED.items():
+        for stated in re.findall(pattern, comment):
+            assert int(stated.replace(",", "")) == value(cfg), (pattern, stated)
+    assert re.search(r"Published: \d\d\.\d", comment) or "glyphs" in path.stem
     check(cfg)
     check_targets(cfg)
     record = train(shrunk(cfg), tmp_path / "run")

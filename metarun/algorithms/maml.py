@@ -29,7 +29,7 @@ from metarun.layers import Linear
 from metarun.recompute import recomputed
 from metarun.tasks import Examples, Predictor
 
-HeadInit = Literal["torch", "normal", "truncated", "xavier"]
+HeadInit = Literal["torch", "normal", "truncated", "xavier", "kaiming"]
 
 
 class MAML(FewShotLearner):
@@ -38,9 +38,9 @@ class MAML(FewShotLearner):
     first_order: leave out the second derivatives. inner_loss: `mean` over the support, or `sum_over_ways` (N times the mean). adapts:
     patterns (`*` for any text) of the parameters that the inner loop changes, under `backbone.` and `head.`; adapt_norm: those of
     batch norm too. head_init: of the head's weights, `torch`'s default, or with zero biases `normal` (std 1: the paper on Omniglot),
-    `truncated` normal (std 0.01: its network without convolutions) or `xavier` (miniImageNet). recompute: keep no inner step's
-    activations but compute them again for the meta-gradient, which takes the memory of one step instead of all. Raises UserError if
-    `adapts` names nothing.
+    `truncated` normal (std 0.01: its network without convolutions), `xavier` (miniImageNet) or `kaiming` (CAVIA). recompute: keep no
+    inner step's activations but compute them again for the meta-gradient, which takes the memory of one step instead of all. Raises
+    UserError if a pattern of `adapts` names nothing.
     """
 
     statistics: ClassVar[str] = "query"
@@ -83,7 +83,8 @@ class MAML(FewShotLearner):
         inputs = self._features(self._weights(fast, 0, tasks) | buffers, support.x) if self.head_only else support.x
         for step in range(steps + 1):
             weights = self._weights(fast, max(step - 1, 0), tasks)
-            yield lambda query, weights=weights: query_outputs(self.net, weights, support.x, query, statistics, tasks)  # type: ignore[misc]
+            how = "query" if statistics == "track" and step < steps else statistics  # running averages move once, with the last
+            yield lambda query, weights=weights, how=how: query_outputs(self.net, weights, support.x, query, how, tasks)  # type: ignore[misc]
             if step < steps:
                 fast = self._updated(self._weights(fast, step, tasks) | buffers, inputs, support.y, step)
 
@@ -100,7 +101,8 @@ class MAML(FewShotLearner):
         return {name: value.expand(tasks, *value.shape) for name, value in slow.items()} | dict(fast)
 
     def _features(self, weights: Mapping[str, Tensor], x: Tensor) -> Tensor:
-        return _call(self.net.get_submodule("backbone"), "backbone.", weights, x)
+        with torch.autocast(x.device.type, enabled=False):
+            return _call(self.net.get_submodule("backbone"), "backbone.", weights, full(x))
 
     def _updated(self, weights: Mapping[str, Tensor], inputs: Tensor, labels: Tensor, step: int) -> dict[str, Tensor]:
         """The adapted weights after an inner step; the loss is summed over tasks, since each task's weights see only its own part."""
@@ -144,7 +146,9 @@ def classifier(backbone: Backbone, ways: int, head_init: str) -> nn.Sequential:
     elif head_init == "normal":
         nn.init.normal_(head.weight)
     elif head_init == "truncated":
-        nn.init.trunc_normal_(head.weight, std=0.01)
+        nn.init.trunc_normal_(head.weight, std=0.01, a=-0.02, b=0.02)
+    elif head_init == "kaiming":
+        nn.init.kaiming_uniform_(head.weight, nonlinearity="linear")
     net = nn.Sequential()
     net.add_module("backbone", backbone)
     net.add_module("head", head)
@@ -154,7 +158,9 @@ def classifier(backbone: Backbone, ways: int, head_init: str) -> nn.Sequential:
 def _adapted(net: nn.Module, patterns: Sequence[str], norm: bool) -> list[str]:
     layers = [name for name, layer in net.named_modules() if isinstance(layer, _BatchNorm)]
     names = [name for name, _ in net.named_parameters() if norm or name.rpartition(".")[0] not in layers]
-    chosen = [name for name in names if any(fnmatch(name, pattern) for pattern in patterns)]
-    if not chosen:
-        raise UserError(f"algorithm.adapts: {list(patterns)} names no parameter; there are {', '.join(names)}")
-    return chosen
+    for pattern in patterns:
+        if not any(fnmatch(name, pattern) for name in names):
+            hint = "; a backbone has one with film_block (conv4_cavia)" if pattern.endswith("context") else ""
+            raise UserError(f"algorithm.adapts: {pattern} names no parameter{hint}; there are {', '.join(names)}")
+    require(len(patterns) > 0, "adapts", list(patterns), "patterns of parameters' names")
+    return [name for name in names if any(fnmatch(name, pattern) for pattern in patterns)]

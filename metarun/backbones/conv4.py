@@ -62,6 +62,8 @@ class Conv4(Backbone):
             for block in blocks:
                 (nn.init.xavier_uniform_ if init == "xavier" else nn.init.kaiming_uniform_)(block.conv.weight)
                 nn.init.zeros_(block.conv.bias)  # type: ignore[arg-type]
+                if block.film is not None and init == "kaiming":
+                    nn.init.kaiming_uniform_(block.film.linear.weight, nonlinearity="linear")
 
     def forward(self, x: Tensor) -> Tensor:
         tasks = x.shape[0]
