@@ -46,7 +46,8 @@ def plan(cfg: Config, run_dir: Path) -> Iterator[str]:
         yield f"validation   {counted(times, 'time')} {counted(episodes, 'episode')}, {duration(each)} each: {duration(times * each)}"
         total += times * each
     episodes = cfg["protocol"]["episodes"]
-    test = evaluation_seconds(job, cfg, Data(cfg, job.device).protocol(cfg["protocol"]["split"]), episodes)
+    members = cfg["protocol"]["ensemble"]
+    test = members * evaluation_seconds(job, cfg, Data(cfg, job.device).protocol(cfg["protocol"]["split"]), episodes)
     yield f"test         {counted(episodes, 'episode')}: {duration(test)}"
     yield f"in all       {duration(total + test)}" + ", or less where patience ends it" * (cfg["patience"] is not None)
 

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
+from torch import Tensor
+from torch.nn import functional as F
 
 from metarun.data.table import ImageTable
 from metarun.tasks import Episode, Examples
@@ -65,6 +67,20 @@ def random_episode(
         return Examples(torch.randn(tasks, ways * each, channels, size, size, dtype=dtype), labels, ways)
 
     return Episode(part(shots), part(queries))
+
+
+def plain_forward(w: Mapping[str, Tensor], x: Tensor) -> Tensor:
+    """A `Conv4` of two blocks with a linear head, in plain torch functions, from the weights of `MAML.net`: images (n, C, H, W) of a task."""
+    for block in ("backbone.blocks.0", "backbone.blocks.1"):
+        x = F.conv2d(x, w[f"{block}.conv.weight"], w[f"{block}.conv.bias"], padding=1)
+        x = F.batch_norm(x, None, None, w[f"{block}.norm.weight"], w[f"{block}.norm.bias"], training=True)
+        x = F.max_pool2d(x, 2)
+        if f"{block}.film.context" in w:
+            modulation = w[f"{block}.film.linear.weight"] @ w[f"{block}.film.context"] + w[f"{block}.film.linear.bias"]
+            scale, offset = modulation.chunk(2)
+            x = x * scale[:, None, None] + offset[:, None, None]
+        x = F.relu(x)
+    return x.permute(0, 2, 3, 1).flatten(1) @ w["head.weight"].T + w["head.bias"]
 
 
 def random_table(counts: list[int], size: int = 4, channels: int = 1, rotations: str = "none") -> ImageTable:

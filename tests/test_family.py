@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import random_episode
+from helpers import plain_forward, random_episode
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -27,20 +27,6 @@ def network(film: bool = False) -> Conv4:
     return Conv4(1, 16, (5, 6), film_block=1 if film else None, context=3)
 
 
-def forward(w: Weights, x: Tensor) -> Tensor:
-    """`network` with a linear head: convolution, batch norm, pooling, FiLM, ReLU."""
-    for block in ("backbone.blocks.0", "backbone.blocks.1"):
-        x = F.conv2d(x, w[f"{block}.conv.weight"], w[f"{block}.conv.bias"], padding=1)
-        x = F.batch_norm(x, None, None, w[f"{block}.norm.weight"], w[f"{block}.norm.bias"], training=True)
-        x = F.max_pool2d(x, 2)
-        if f"{block}.film.context" in w:
-            modulation = w[f"{block}.film.linear.weight"] @ w[f"{block}.film.context"] + w[f"{block}.film.linear.bias"]
-            scale, offset = modulation.chunk(2)
-            x = x * scale[:, None, None] + offset[:, None, None]
-        x = F.relu(x)
-    return x.permute(0, 2, 3, 1).flatten(1) @ w["head.weight"].T + w["head.bias"]
-
-
 def plain_loss(
     learner: MAML,
     episode: Episode,
@@ -57,11 +43,11 @@ def plain_loss(
         w = dict(learner.net.named_parameters())
         for step in range(steps):
             w = {name: value if value.requires_grad else value.clone().requires_grad_() for name, value in {**w, **at_step(step)}.items()}
-            inner = scale * F.cross_entropy(forward(w, episode.support.x[t]), episode.support.y[t])
+            inner = scale * F.cross_entropy(plain_forward(w, episode.support.x[t]), episode.support.y[t])
             names = [name for name in w if adapted(name)]
             gradients = torch.autograd.grad(inner, [w[name] for name in names], create_graph=not first_order)
             w = {**w, **{name: w[name] - rate(name, step) * g for name, g in zip(names, gradients, strict=True)}}
-            total = total + step_weights[step] * F.cross_entropy(forward(w, episode.query.x[t]), episode.query.y[t])
+            total = total + step_weights[step] * F.cross_entropy(plain_forward(w, episode.query.x[t]), episode.query.y[t])
     return total / len(episode)
 
 
@@ -200,7 +186,7 @@ def test_an_adapted_head_answers_as_if_the_backbone_were_fixed(steps: int) -> No
     learner, episode = MAML(network(), 4, 0.5, steps, adapts=["head.*"]).double(), random_episode(1, 4, 2, 3)
     w = {name: value.detach() for name, value in learner.net.named_parameters()}
     eye = {**w, "head.weight": torch.eye(w["head.weight"].shape[1], dtype=torch.float64), "head.bias": torch.zeros(1, dtype=torch.float64)}
-    support, query = forward(eye, episode.support.x[0]), forward(eye, episode.query.x[0])
+    support, query = plain_forward(eye, episode.support.x[0]), plain_forward(eye, episode.query.x[0])
     weight, bias = w["head.weight"].clone().requires_grad_(), w["head.bias"].clone().requires_grad_()
     for _ in range(steps):
         loss = F.cross_entropy(support @ weight.T + bias, episode.support.y[0])
@@ -240,7 +226,7 @@ def test_the_trajectory_ends_where_adapting_does() -> None:
         scores = [predictor(episode.query.x) for predictor in learner.trajectory(episode.support, "query")]
         assert len(scores) == 5 and not torch.equal(scores[3], scores[4])
         torch.testing.assert_close(scores[4], learner.adapt(episode.support, "query")(episode.query.x))
-        plain = torch.stack([forward(dict(learner.net.named_parameters()), x) for x in episode.query.x])
+        plain = torch.stack([plain_forward(dict(learner.net.named_parameters()), x) for x in episode.query.x])
         torch.testing.assert_close(scores[0], plain)
 
 

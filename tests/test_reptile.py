@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import TINY, Metarun, random_episode
+from helpers import TINY, Metarun, plain_forward, random_episode
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -24,19 +24,11 @@ def learner() -> Reptile:
     return Reptile(Conv4(1, 16, (5, 6)), 3, LR, STEPS, BATCH, TEST_STEPS, TEST_BATCH).double()
 
 
-def plain_scores(w: Weights, x: Tensor) -> Tensor:
-    for block in ("backbone.blocks.0", "backbone.blocks.1"):
-        x = F.conv2d(x, w[f"{block}.conv.weight"], w[f"{block}.conv.bias"], padding=1)
-        x = F.batch_norm(x, None, None, w[f"{block}.norm.weight"], w[f"{block}.norm.bias"], training=True)
-        x = F.max_pool2d(F.relu(x), 2)
-    return x.permute(0, 2, 3, 1).flatten(1) @ w["head.weight"].T + w["head.bias"]
-
-
 def plain_adam(w: Weights, v: Weights, count: int, x: Tensor, y: Tensor, order: Tensor) -> tuple[Weights, Weights]:
     """One task: a new phi and a new second moment, from `count` updates before."""
     for k, chosen in enumerate(order, 1):
         w = {name: value.detach().requires_grad_() for name, value in w.items()}
-        gradients = torch.autograd.grad(F.cross_entropy(plain_scores(w, x[chosen]), y[chosen]), list(w.values()))
+        gradients = torch.autograd.grad(F.cross_entropy(plain_forward(w, x[chosen]), y[chosen]), list(w.values()))
         v = {name: 0.999 * v[name] + 0.001 * g**2 for name, g in zip(w, gradients, strict=True)}
         rate = LR * (1 - 0.999 ** (count + k)) ** 0.5
         w = {name: w[name].detach() - rate * g / (v[name].sqrt() + 1e-8) for name, g in zip(w, gradients, strict=True)}
@@ -86,7 +78,7 @@ def test_two_steps_and_a_test_equal_a_plain_loop_over_tasks(chunk: int) -> None:
     order = minibatches(6, TEST_BATCH, TEST_STEPS, seed=0)
     for t in range(2):  # every test task starts from where training ended, whatever was tested before
         tested, _ = plain_adam(w, v, count, episode.support.x[t], episode.support.y[t], order)
-        torch.testing.assert_close(scores[t], plain_scores(tested, episode.query.x[t]), rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(scores[t], plain_forward(tested, episode.query.x[t]), rtol=1e-9, atol=1e-9)
     for name, value in ours.state_dict().items():
         assert torch.equal(value, before[name]), name
 
