@@ -70,7 +70,7 @@ def random_episode(
 
 
 def plain_forward(w: Mapping[str, Tensor], x: Tensor) -> Tensor:
-    """A `Conv4` of two blocks with a linear head, in plain torch functions, from the weights of `MAML.net`: images (n, C, H, W) of a task."""
+    """A `Conv4` of two blocks with a linear head in plain torch functions, with the weights of `MAML.net`; x is (n, C, H, W)."""
     for block in ("backbone.blocks.0", "backbone.blocks.1"):
         x = F.conv2d(x, w[f"{block}.conv.weight"], w[f"{block}.conv.bias"], padding=1)
         x = F.batch_norm(x, None, None, w[f"{block}.norm.weight"], w[f"{block}.norm.bias"], training=True)
