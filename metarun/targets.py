@@ -112,6 +112,8 @@ def expected(hint: Any) -> str:
         return f"one of {', '.join(map(shown, get_args(hint)))}"
     if get_origin(hint) in (Union, UnionType):
         return " or ".join(expected(option) for option in get_args(hint))
+    if get_origin(hint) is Sequence and get_args(hint)[0] in (int, float, str):
+        return f"a list of {get_args(hint)[0].__name__}s"
     names = {bool: "true or false", int: "an integer", float: "a float", str: "a string", type(None): "null"}
     return names.get(hint) or "a " + (
         str(hint).replace("collections.abc.", "").replace("typing.", "") if get_origin(hint) else getattr(hint, "__name__", str(hint))

@@ -43,6 +43,8 @@ class Conv4(Backbone):
             raise UserError(f"backbone.widths: {list(widths)} is not allowed; expected one number of filters above 0 per block")
         if eps <= 0:
             raise UserError(f"backbone.eps: {eps} is not allowed; expected a number above 0")
+        if not 0 <= slope <= 1:
+            raise UserError(f"backbone.slope: {slope} is not allowed; expected a number between 0 and 1")
         if film_block is not None and not (0 <= film_block < len(widths) and context >= 1):
             raise UserError(
                 f"backbone.film_block: {film_block} with backbone.context {context} is not allowed; "
