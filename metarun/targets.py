@@ -11,6 +11,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from metarun.config import is_integer, is_number, near, shown
 from metarun.errors import UserError
 
+PLURAL = {int: "integers", float: "numbers", str: "strings"}
 HYDRAS_OWN = ("_target_", "_partial_", "_args_", "_recursive_", "_convert_", "_execution_whitelist_")
 
 
@@ -112,8 +113,8 @@ def expected(hint: Any) -> str:
         return f"one of {', '.join(map(shown, get_args(hint)))}"
     if get_origin(hint) in (Union, UnionType):
         return " or ".join(expected(option) for option in get_args(hint))
-    if get_origin(hint) is Sequence and get_args(hint)[0] in (int, float, str):
-        return f"a list of {get_args(hint)[0].__name__}s"
+    if get_origin(hint) is Sequence and get_args(hint)[0] in PLURAL:
+        return f"a list of {PLURAL[get_args(hint)[0]]}"
     names = {bool: "true or false", int: "an integer", float: "a float", str: "a string", type(None): "null"}
     return names.get(hint) or "a " + (
         str(hint).replace("collections.abc.", "").replace("typing.", "") if get_origin(hint) else getattr(hint, "__name__", str(hint))
