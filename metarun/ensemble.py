@@ -1,6 +1,6 @@
 """Several checkpoints of a run as one learner: the mean of their scores (MAML++'s test, Antoniou et al. 2019)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -18,9 +18,16 @@ class Ensemble(FewShotLearner):
         self.ways = members[0].ways
 
     def adapt(self, support: Examples, statistics: str = "track") -> Predictor:
-        predictors = [member.adapt(support, statistics) for member in self.members]  # type: ignore[operator]
+        return _mean([member.adapt(support, statistics) for member in self.members])  # type: ignore[operator]
 
-        def mean_scores(query: Tensor) -> Tensor:
-            return torch.stack([predictor(query) for predictor in predictors]).mean(0)
+    def trajectory(self, support: Examples, statistics: str = "track") -> Iterator[Predictor]:
+        trajectories = [member.trajectory(support, statistics) for member in self.members]  # type: ignore[operator]
+        for predictors in zip(*trajectories, strict=True):
+            yield _mean(predictors)
 
-        return mean_scores
+
+def _mean(predictors: Sequence[Predictor]) -> Predictor:
+    def mean_scores(query: Tensor) -> Tensor:
+        return torch.stack([predictor(query) for predictor in predictors]).mean(0)
+
+    return mean_scores

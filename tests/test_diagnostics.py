@@ -76,6 +76,8 @@ def test_an_ensemble_averages_scores() -> None:
     scores = Ensemble(members).adapt(episode.support)(episode.query.x)
     first, second = (member.adapt(episode.support)(episode.query.x) for member in members)
     torch.testing.assert_close(scores, (first + second) / 2)
+    (last,) = Ensemble(members).trajectory(episode.support)
+    assert torch.equal(last(episode.query.x), scores)
 
 
 def test_the_best_checkpoints_of_a_run_are_kept_and_tested_together(metarun: Metarun, tmp_path: Path) -> None:
