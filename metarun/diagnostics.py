@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metarun.algorithms.base import FewShotLearner, cross_entropy
+from metarun.algorithms.base import FewShotLearner, accuracies, cross_entropy, testing
 from metarun.batch_statistics import MODES
 from metarun.device import Device
 from metarun.tasks import Episode, Examples
@@ -24,15 +24,12 @@ def diagnose(learner: FewShotLearner, episode: Episode, statistics: str, device:
     by each of `modes` (see `metarun.batch_statistics`); label_spread: the standard deviation of a task's accuracy over permutations of its
     labels, mean over tasks, in points.
     """
-    was_training = learner.training
-    learner.eval()
     query = episode.query
-    with device.autocast():
+    with testing(learner), device.autocast():
         steps = [predictor(query.x) for predictor in learner.trajectory(episode.support, statistics)]
-        by_mode = {mode: learner.adapt(episode.support, mode)(query.x) for mode in modes}
+        by_mode = {mode: steps[-1] if mode == statistics else learner.adapt(episode.support, mode)(query.x) for mode in modes}
         permuted = [_permuted(learner, episode, statistics, seed) for seed in range(1, PERMUTATIONS)]
-    learner.train(was_training)
-    spread = torch.stack([_accuracies(steps[-1], query.y), *permuted]).std(0).mean()
+    spread = torch.stack([accuracies(steps[-1], query.y), *permuted]).std(0).mean()
     return {
         "inner_steps": [{"accuracy": _percent(scores, query.y), "loss": float(cross_entropy(scores, query.y))} for scores in steps],
         "batch_norm": {mode: _percent(scores, query.y) for mode, scores in by_mode.items()},
@@ -51,7 +48,7 @@ def _permuted(learner: FewShotLearner, episode: Episode, statistics: str, seed: 
     """Accuracies of the same tasks with the labels handed out anew."""
     order = torch.randperm(episode.support.ways, generator=torch.Generator().manual_seed(seed))
     support, query = (_relabelled(part, order) for part in (episode.support, episode.query))
-    return _accuracies(learner.adapt(support, statistics)(query.x), query.y)
+    return accuracies(learner.adapt(support, statistics)(query.x), query.y)
 
 
 def _relabelled(part: Examples, order: Tensor) -> Examples:
@@ -60,9 +57,5 @@ def _relabelled(part: Examples, order: Tensor) -> Examples:
     return Examples(blocks[:, order.to(part.x.device)].flatten(1, 2), part.y, part.ways)
 
 
-def _accuracies(scores: Tensor, labels: Tensor) -> Tensor:
-    return (scores.argmax(-1) == labels).float().mean(1)
-
-
 def _percent(scores: Tensor, labels: Tensor) -> float:
-    return 100 * float(_accuracies(scores, labels).mean())
+    return 100 * float(accuracies(scores, labels).mean())

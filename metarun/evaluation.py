@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from metarun.algorithms.base import FewShotLearner, MetricLearner, cross_entropy
+from metarun.algorithms.base import FewShotLearner, MetricLearner, accuracies, cross_entropy, testing
 from metarun.data.episodes import Draws, Episodes, Pixels
 from metarun.device import Device
 from metarun.tasks import Examples
@@ -39,19 +39,16 @@ class Result:
 @torch.no_grad()
 def evaluate(learner: FewShotLearner, episodes: Episodes, pixels: Pixels, count: int, statistics: str, device: Device, name: str) -> Result:
     """Tests `learner` on the first `count` episodes; queries are normalised by `statistics` (see `metarun.batch_statistics`)."""
-    was_training = learner.training
-    learner.eval()
     if isinstance(learner, MetricLearner) and statistics == "running":
         scored = _by_embedding(learner, episodes, pixels, count, device)
     else:
         scored = _by_task(learner, episodes, pixels, count, statistics, device)
     correct, losses = [], []
-    with tqdm(total=count, desc=name, unit="task", disable=None, leave=False) as bar:
+    with testing(learner), tqdm(total=count, desc=name, unit="task", disable=None, leave=False) as bar:
         for logits, labels in scored:
-            correct.append((logits.argmax(-1) == labels).float().mean(1))
+            correct.append(accuracies(logits, labels))
             losses.append(cross_entropy(logits, labels, "sum"))
             bar.update(len(labels))
-    learner.train(was_training)
     total = torch.stack(losses).cpu().double().sum() / (count * episodes.ways * episodes.queries)
     return Result(100 * torch.cat(correct).cpu().double().numpy(), float(total))
 

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from metarun.algorithms.base import FewShotLearner
+from metarun.algorithms.base import FewShotLearner, testing
 from metarun.device import Device
 from metarun.tasks import Episode
 
@@ -17,11 +17,8 @@ def episode_figure(learner: FewShotLearner, episode: Episode, statistics: str, d
 
     A row per class: its number, up to 5 support images, then up to 10 queries, framed green or red, with the predicted class.
     """
-    was_training = learner.training
-    learner.eval()
-    with device.autocast():
+    with testing(learner), device.autocast():
         predicted = learner.adapt(episode.support, statistics)(episode.query.x)[0].argmax(-1).cpu()
-    learner.train(was_training)
     support, query = (_rows(part.x[0], episode.support.ways) for part in (episode.support, episode.query))
     answers = predicted.view(episode.support.ways, -1)
     support, query = support[:, :SUPPORT], query[:, :QUERIES]

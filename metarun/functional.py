@@ -79,7 +79,7 @@ class _ConvolutionGradient(Function):
         def conv(x, weight, bias=None):  # type: ignore[no-untyped-def]
             return torch.conv2d(x, weight, bias, stride, padding, 1, groups)
 
-        for_gy = None if c is None else _per_channel(c, gy).expand_as(gy)
+        for_gy = None if c is None else _as_channels(c, gy).expand_as(gy)
         if v is not None:
             for_gy = conv(v, weight, c)
         if big_v is not None:
@@ -133,18 +133,18 @@ class _BatchNormGradient(Function):
         d, e = -(a * gy_1 + b * v_1) / m, -(a * gy_xh + b * v_xh + r * wr * v_gx) / m
         for_x = _affine(gy, a, v, b, x, e * r, d - e * r * mean)
         if big_v is not None:
-            for_gy.addcmul_(x, _per_channel(big_v * r, x)).sub_(_per_channel(big_v * r * mean, x))
+            for_gy.addcmul_(x, _as_channels(big_v * r, x)).sub_(_as_channels(big_v * r * mean, x))
         if c is not None:
-            for_gy.add_(_per_channel(c, x))
+            for_gy.add_(_as_channels(c, x))
         return for_gy, for_x, r * v_gx, None, None, None
 
 
 def _affine(gy: Tensor, a: Tensor, v: Tensor, b: Tensor, x: Tensor, e: Tensor, d: Tensor) -> Tensor:
-    out = torch.addcmul(_per_channel(d, x), x, _per_channel(e, x))
-    return out.addcmul_(v, _per_channel(b, x)).addcmul_(gy, _per_channel(a, x))
+    out = torch.addcmul(_as_channels(d, x), x, _as_channels(e, x))
+    return out.addcmul_(v, _as_channels(b, x)).addcmul_(gy, _as_channels(a, x))
 
 
-def _per_channel(value: Tensor, like: Tensor) -> Tensor:
+def _as_channels(value: Tensor, like: Tensor) -> Tensor:
     return value.to(like.dtype).view(1, -1, 1, 1)
 
 

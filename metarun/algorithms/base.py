@@ -2,10 +2,11 @@
 
 from abc import abstractmethod
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from metarun.backbones.base import Backbone
@@ -38,6 +39,22 @@ class FewShotLearner(MetaLearner):
     def meta_loss(self, episode: Episode) -> tuple[Tensor, Metrics]:
         """Cross-entropy of the queries after adaptation, mean over tasks and queries, with `loss` and `accuracy` in [0, 1]."""
         return score(self.adapt(episode.support)(episode.query.x), episode.query.y)
+
+
+@contextmanager
+def testing(learner: nn.Module) -> Iterator[None]:
+    """`learner` as it is when it is tested; afterwards it is as before."""
+    before = learner.training
+    learner.eval()
+    try:
+        yield
+    finally:
+        learner.train(before)
+
+
+def accuracies(logits: Tensor, labels: Tensor) -> Tensor:
+    """The share of right answers of every task (T,), in [0, 1], from logits (T, n, N) and labels (T, n)."""
+    return (logits.argmax(-1) == labels).float().mean(1)
 
 
 def score(logits: Tensor, labels: Tensor) -> tuple[Tensor, Metrics]:

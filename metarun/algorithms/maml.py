@@ -78,9 +78,9 @@ class MAML(FewShotLearner):
 
     def trajectory(self, support: Examples, statistics: str = "track") -> Iterator[Predictor]:
         tasks, steps = support.x.shape[0], self.steps[self.training]
-        buffers, start = scratch_buffers(self.net, tasks), dict(self.net.named_parameters())
-        fast = {name: start[name].expand(tasks, *start[name].shape) for name in self.adapted}
-        inputs = self._features(self._weights(fast, 0, tasks) | buffers, support.x) if self.head_only else support.x
+        buffers, start = scratch_buffers(self.net, tasks), self._weights({}, 0, tasks)
+        fast = {name: start[name] for name in self.adapted}
+        inputs = self._features(start | buffers, support.x) if self.head_only else support.x
         for step in range(steps + 1):
             weights = self._weights(fast, max(step - 1, 0), tasks)
             how = "query" if statistics == "track" and step < steps else statistics  # running averages move once, with the last
