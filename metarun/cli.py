@@ -3,8 +3,10 @@
 import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 
 from metarun import __version__
+from metarun.child import watch_parent
 from metarun.config import near
 from metarun.errors import TrainingError, UserError
 
@@ -15,17 +17,25 @@ USAGE = """metarun: meta-learning experiments from configuration
   metarun train --multirun seed=0,1,2               one run for every combination
   metarun plan [group=choice] [key=value]           what that would take: memory and time, measured on a few steps
   metarun evaluate run=RUN_DIR [key=value]          test the checkpoint of a run
+  metarun tune 'KEY=interval(A,B)' [key=value]       search for the best values, by accuracy on validation
+  metarun runs [DIR]                                all runs below a folder: state, rate, accuracy
+  metarun table NAME [DIR]                          a paper's table: published numbers beside those of the runs
+  metarun compare RUN_A RUN_B                       whether two runs differ, on the same episodes
+  metarun report DIR                                one HTML page of tables, curves and episodes
   metarun data verify dataset=NAME [key=value]      what is there of a dataset, what is missing
   metarun COMMAND --help                            groups, main keys and examples of a command
   metarun -sc install=bash                          print tab completion, for eval "$(metarun -sc install=bash)"
   metarun --version
 """
-COMMANDS = ("train", "plan", "evaluate", "data")
+HYDRAS = ("train", "plan", "evaluate", "tune", "data")  # composed of groups
+READERS = {"runs": "metarun.runs", "table": "metarun.tables.command", "compare": "metarun.compare", "report": "metarun.report.command"}
+COMMANDS = (*HYDRAS, *READERS)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command line and returns its exit code: 0, 1 for a training that failed, 2 for what the user can mend; a bug raises."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    watch_parent()
     try:
         return dispatch(arguments)
     except (UserError, TrainingError) as error:
@@ -48,6 +58,9 @@ def dispatch(arguments: list[str]) -> int:
     command, rest = arguments[0], arguments[1:]
     if command not in COMMANDS:
         raise UserError(f"{command}: no such command; {near(command, COMMANDS)}expected one of {', '.join(COMMANDS)}")
+    if command in READERS:
+        import_module(READERS[command]).command(rest)
+        return 0
     if command == "data":
         command, rest = data_command(rest)
     return run(command, rest)

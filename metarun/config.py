@@ -21,6 +21,7 @@ BUILT = ("dataset", "backbone", "algorithm", "optimizer", "scheduler")
 GROUPS = ("task", "protocol", "device", *BUILT)
 CHOICES: dict[str, tuple[Any, ...]] = {
     "train_split": ("train", "trainval"),
+    "test": (True, False),
     "protocol.split": ("train", "val", "trainval", "test"),
     "protocol.batch_norm": (None, "query", "running", "support", "support+one"),
     "protocol.selection": ("best_val", "last"),

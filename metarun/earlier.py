@@ -16,7 +16,7 @@ RUN_KEY = {"evaluate": "run", "train": "resume"}
 GROUPS_OF_A_TEST = ("protocol", "task", "dataset", "device", "algorithm")
 # Where the data lie and where the work is done are no part of an experiment; other threads or another device round differently, though.
 FREE_ON_RESUME = ("dataset.root", "dataset.residency", "device.name", "device.threads", "device.keep_memory", "tasks_per_chunk")
-SINCE_ADDED = {"train_split": "train", "keep_best": 1}  # keys that the oldest runs do not have, with what they did
+SINCE_ADDED = {"train_split": "train", "keep_best": 1, "test": True}  # keys that the oldest runs do not have, with what they did
 SINCE_ADDED_TO_PROTOCOL = {"ensemble": 1, "diagnostics": 0}
 
 

@@ -4,24 +4,32 @@ import csv
 import fcntl
 import json
 import os
+import time
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
+from types import TracebackType
 from typing import IO, Any
 
 import numpy as np
 
 from metarun.checkpoint import save_checkpoint
-from metarun.errors import UserError
+from metarun.errors import TrainingError, UserError
+from metarun.status import CUT_OFF, FAILED, FINISHED, RUNNING, read_json, report, whereabouts, write_json
+
+LOCK_PATIENCE = 1.0
+"""Seconds to wait for the lock of a run: whoever only looks whether it is held has it for less than a millisecond."""
 
 
 class Run:
     """An open run directory, held by this process alone until it is left (`with Run(...)`) or the process ends.
 
-    With a `checkpoint` it goes back to where that was made: what was logged later is forgotten. Raises UserError if another process
-    holds the directory, or if it has a run already and no `checkpoint` to go on from is given.
+    With a `checkpoint` it goes back to where that was made: what was logged later is forgotten. `facts` (the config, the choices behind
+    it, the versions) are written to `config.json`; what becomes of the run, to `status.json`. Raises UserError if another process holds
+    the directory, or if it has a run already and no `checkpoint` to go on from is given.
     """
 
-    def __init__(self, folder: Path, checkpoint: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, folder: Path, checkpoint: Mapping[str, Any] | None = None, facts: Mapping[str, Any] | None = None) -> None:
         from torch.utils.tensorboard import SummaryWriter  # slow to import
 
         refuse_taken(folder, resume=checkpoint is not None)
@@ -35,6 +43,13 @@ class Run:
         if metrics_bytes == 0:
             csv.writer(self.metrics).writerow(["step", "split", "name", "value"])
         self.board = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
+        write_json(folder / "config.json", {key: value for key, value in (facts or {}).items() if key != "data"})
+        self.begin, self.before = time.perf_counter(), read_json(folder / "status.json").get("seconds", 0.0) if checkpoint else 0.0
+        self.report(state=RUNNING, error=None, step=step, **whereabouts())
+
+    def report(self, **values: Any) -> None:
+        """Brings `status.json` up to date; `seconds` are those of all the processes that worked on the run."""
+        report(self.folder, seconds=round(self.before + time.perf_counter() - self.begin, 3), **values)
 
     def log(self, step: int, split: str, values: Mapping[str, float]) -> None:
         """Writes scalars to metrics.csv, with every digit, and to TensorBoard as `split/name`."""
@@ -78,7 +93,9 @@ class Run:
     def __enter__(self) -> "Run":
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        with suppress(OSError):  # a full disk is the error already
+            self.report(state=FINISHED if error is None else FAILED if isinstance(error, Exception) else CUT_OFF, error=_line(error))
         self.metrics.close()
         self.board.close()
         os.close(self.lock)
@@ -94,14 +111,24 @@ def refuse_taken(folder: Path, resume: bool) -> None:
         raise UserError(f"{folder}: holds a run already; go on with it by resume={folder}, or choose another hydra.run.dir")
 
 
+def _line(error: BaseException | None) -> str | None:
+    """An error in a line; none for what is no error, a signal among them."""
+    if not isinstance(error, Exception):
+        return None
+    return " ".join(str(error).split()) if isinstance(error, (UserError, TrainingError)) else f"{type(error).__name__}: {error}"
+
+
 def _lock(folder: Path) -> int:
-    handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(handle)
-        raise UserError(f"{folder}: this run is in use by another process") from None
-    return handle
+    handle, until = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644), time.monotonic() + LOCK_PATIENCE
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return handle
+        except BlockingIOError:
+            if time.monotonic() > until:
+                os.close(handle)
+                raise UserError(f"{folder}: this run is in use by another process") from None
+            time.sleep(0.02)
 
 
 def _flat(cfg: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -38,6 +38,7 @@ class Job:
     learner: FewShotLearner
     validation: Split | None
     trainer: partial[Trainer]
+    facts: Mapping[str, Any]
     checkpoint: Mapping[str, Any] | None
 
 
@@ -65,22 +66,27 @@ def prepare(cfg: Config, run_dir: Path, choices: Mapping[str, str] | None = None
         raise UserError(f"dataset.root: the images or classes are not those of {run_dir}; a run goes on with its own data only")
     loop = {name: cfg[name] for name in LOOP}
     trainer = partial(Trainer, learner, optimizer, scheduler, device, training.tasks, facts=facts, **loop)
-    return Job(device, learner, validation, trainer, checkpoint)
+    return Job(device, learner, validation, trainer, facts, checkpoint)
 
 
 def train(cfg: Config, run_dir: Path, choices: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """Trains, or goes on training, and tests the selected checkpoint. Returns the record of the test, as `evaluate` does."""
+    """Trains, or goes on training, and tests the selected checkpoint. Returns the record of the test, as `evaluate` does, or if the run
+    is not to be tested its best validation: `accuracy` in percent is in both.
+    """
     job = prepare(cfg, run_dir, choices)
-    with stopping(run_dir), Run(run_dir, job.checkpoint) as run:
+    with stopping(run_dir), Run(run_dir, job.checkpoint, job.facts) as run:
         trainer = job.trainer(validate=partial(_validate, cfg, job, run), run=run)
         if job.checkpoint is None:
             run.describe(cfg)
         else:
             trainer.load(job.checkpoint)
         trainer.fit()
+        if not cfg["test"]:
+            return trainer.best
         record = evaluate(cfg, run_dir)
         run.log(trainer.step, record["split"], {"accuracy": record["accuracy"]})
         run.conclude(cfg, record["accuracy"])
+        run.report(test={key: record[key] for key in ("split", "accuracy", "ci95", "episodes", "ways", "shots")})
     return record
 
 

@@ -82,6 +82,7 @@ class Trainer:
         """Runs to the last step, or until patience ends. After SIGINT or SIGTERM saves and raises SystemExit(128 + signal)."""
         self.learner.train()
         self.clock = (time.perf_counter(), self.step)
+        self.run.report(step=self.step, steps=self.steps)
         if self.step == 0:
             self.save("last")  # so that a run killed at any moment can be resumed
         bar = tqdm(total=self.steps, initial=self.step, desc="train", unit="step", disable=None)
@@ -134,6 +135,7 @@ class Trainer:
         rate = (self.step - at) * self.tasks_per_step / (self.clock[0] - since)
         self.run.log(self.step, "train", means)
         self.run.show(self.step, "train/tasks_per_second", rate)
+        self.run.report(step=self.step, step_seconds=(self.clock[0] - since) / (self.step - at), peak_memory=self.device.peak_memory())
         self.run.show(self.step, "train/lr", float(self.scheduler.get_last_lr()[0]))
         self.averages = Averages()
         return {**{name: f"{value:.3f}" for name, value in means.items()}, "tasks/s": f"{rate:.1f}"}
@@ -149,6 +151,7 @@ class Trainer:
             self.save("best")
         else:
             self.best = {**self.best, "misses": self.best["misses"] + 1}
+        self.run.report(step=self.step, best={key: self.best[key] for key in ("step", "accuracy")})
         if self.keep_best > 1:
             self.rank(values["accuracy"])
         log.info("step %d: val accuracy %.2f %%%s", self.step, values["accuracy"], " (best so far)" if better else "")

@@ -1,0 +1,47 @@
+"""Trainings in processes of their own, which end when the process that began them does: saved, to be gone on with."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO
+
+WATCH = "METARUN_ENDS_WITH_ITS_STDIN"
+
+
+def start(words: Sequence[str], console: Path | None) -> subprocess.Popen[bytes]:
+    """`metarun train WORDS` in a process of its own, which saves and ends (SIGTERM) when this one ends, however it ends.
+
+    console: the file that takes what it prints; None: this process's own stdout and stderr.
+    """
+    output: IO[bytes] | None = open(console, "ab") if console else None  # noqa: SIM115 -- closed below, once the child has it
+    try:
+        command = [sys.executable, "-m", "metarun", "train", *words]
+        # Of its own group, so that Ctrl-C in a terminal reaches it through the process that waits for it, once.
+        return subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=output, stderr=output, env={**os.environ, WATCH: "1"}, start_new_session=True
+        )
+    finally:
+        if output:
+            output.close()
+
+
+def stop(child: subprocess.Popen[bytes], number: int = signal.SIGTERM) -> int:
+    """Has the training save and end; waits for it. Returns its exit code."""
+    child.send_signal(number)
+    return child.wait()
+
+
+def watch_parent() -> None:
+    """In a training that `start` began: its stdin is a pipe that nothing is written to, and that ends with the process behind it."""
+    if os.environ.pop(WATCH, None):
+        threading.Thread(target=_end_with_stdin, daemon=True).start()
+
+
+def _end_with_stdin() -> None:
+    while os.read(0, 1):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
