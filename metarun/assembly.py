@@ -69,14 +69,10 @@ class Data:
         self.loaded: list[tuple[ImageTable, Pixels]] = []
 
     def training(self) -> Split:
-        split = self.cfg["train_split"]
-        return self._split(Episodes(self.source.load(split), **self.cfg["task"], seed=self.cfg["seed"], split=split))
+        return self._split(training_episodes(self.cfg, self.source))
 
     def protocol(self, split: str) -> Split:
-        """Validation and test have the protocol's seed: their episodes are the same for all runs."""
-        p = self.cfg["protocol"]
-        episodes = Episodes(self.source.load(split), p["ways"], p["shots"], p["queries"], p["seed"], split, key="protocol")
-        return self._split(episodes)
+        return self._split(protocol_episodes(self.cfg, self.source, split))
 
     def _split(self, episodes: Episodes) -> Split:
         table = episodes.table
@@ -87,10 +83,21 @@ class Data:
         return Split(episodes, pixels)
 
 
-def refuse_ways(learner: FewShotLearner, split: Split, key: str) -> None:
-    """Raises UserError if the tasks of `split`, configured under `key`, have more or fewer classes than the learner is built for."""
-    if learner.ways not in (None, split.episodes.ways):
-        raise UserError(f"{key}.ways: {split.episodes.ways} is not allowed; {type(learner).__name__} is built for {learner.ways}")
+def training_episodes(cfg: Config, source: Any) -> Episodes:
+    """The tasks that are trained on. Raises UserError where the images do not suffice."""
+    return Episodes(source.load(cfg["train_split"]), **cfg["task"], seed=cfg["seed"], split=cfg["train_split"])
+
+
+def protocol_episodes(cfg: Config, source: Any, split: str) -> Episodes:
+    """Validation and test have the protocol's seed: their episodes are the same for all runs. Raises UserError as above."""
+    p = cfg["protocol"]
+    return Episodes(source.load(split), p["ways"], p["shots"], p["queries"], p["seed"], split, key="protocol")
+
+
+def refuse_ways(learner: FewShotLearner, episodes: Episodes, key: str) -> None:
+    """Raises UserError if the tasks, configured under `key`, have more or fewer classes than the learner is built for."""
+    if learner.ways not in (None, episodes.ways):
+        raise UserError(f"{key}.ways: {episodes.ways} is not allowed; {type(learner).__name__} is built for {learner.ways}")
 
 
 def refuse_overlap(cfg: Config, trained: Collection[str], table: ImageTable) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
+STILL_RUNNING = subprocess.TimeoutExpired
 WATCH = "METARUN_ENDS_WITH_ITS_STDIN"
 
 

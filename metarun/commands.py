@@ -5,7 +5,6 @@ import sys
 import traceback
 from argparse import Namespace
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Any, NoReturn
 
 import hydra
@@ -18,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from metarun import compose, earlier
-from metarun.config import check, check_integers
+from metarun.config import check, check_integers, refuse_unwritable
 from metarun.errors import TrainingError, UserError
 from metarun.refusals import refusal
 from metarun.targets import check_targets
@@ -72,12 +71,6 @@ def resumed_from(args: Namespace) -> str | None:
 class CheckBeforeRun(Callback):
     """Refuses a run before Hydra makes its folder: this is the last moment at which nothing is written."""
 
-    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        try:
-            refuse_unwritable("hydra.sweep.dir", Path(str(config.hydra.sweep.dir)))
-        except UserError as error:
-            raise SystemExit(report(error)) from None
-
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         logging.disable(logging.WARNING)  # the job says it all again, into its log too
         try:
@@ -91,19 +84,10 @@ class CheckBeforeRun(Callback):
 def new_run(config: DictConfig) -> tuple[dict[str, Any], Path]:
     """The values and the folder of a run that is still to begin, from a config with Hydra's node. Raises UserError for the folder."""
     HydraConfig.instance().set_config(config)  # Hydra does it only later, and `${hydra:...}` may stand in a value
-    cfg = compose.values(OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"]))
+    cfg = compose.run_values(config)
     run_dir = Path(str(config.hydra.run.dir))
     refuse_unwritable("hydra.run.dir", run_dir)
     return cfg, run_dir
-
-
-def refuse_unwritable(key: str, folder: Path) -> None:
-    """Raises UserError if `folder` cannot be made: its nearest existing parent has to take a file. Leaves nothing behind."""
-    try:
-        with TemporaryFile(dir=next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())):
-            pass
-    except OSError as error:
-        raise UserError(f"{key}: {folder} cannot be written ({error.strerror})") from error
 
 
 def check_and_prepare(cfg: dict[str, Any], run_dir: Path) -> None:
@@ -128,20 +112,30 @@ def report(error: Exception) -> int:
 def job(cfg: DictConfig) -> float:
     """One training run inside its folder; the tested accuracy is what a sweeper gets."""
     settings = HydraConfig.get()
-    single = settings.mode == RunMode.RUN
+    folder = Path(settings.runtime.output_dir)
+    if settings.mode == RunMode.MULTIRUN:
+        return job_of_sweep(cfg, settings, folder)
     choices = {str(group): choice for group, choice in settings.runtime.choices.items() if not str(group).startswith("hydra/")}
     try:
-        values = compose.values(cfg)
-        if not single:  # the callback did it for a single run
-            check(values)
-            check_targets(values)
         from metarun.train import train
 
-        return float(train(values, Path(settings.runtime.output_dir), choices)["accuracy"])
+        return float(train(compose.run_values(cfg), folder, choices)["accuracy"])
     except Exception as error:
-        if single:
-            raise SystemExit(report(error)) from None
-        log.error("%s", refusal(error) or traceback.format_exc())  # Hydra prints only the first of a sweep's failures
+        raise SystemExit(report(error)) from None
+
+
+def job_of_sweep(cfg: DictConfig, settings: Any, folder: Path) -> float:
+    """A run of a sweep, in a process of its own; the launcher gets its accuracy or, as a TrainingError, why there is none."""
+    from metarun.point import run_point
+
+    places = [source.path for source in settings.runtime.config_sources if source.provider == "command-line"]
+    flags = [word for place in places for word in ("--config-dir", place)]
+    if settings.job.config_name != "train":
+        flags += ["--config-name", settings.job.config_name]
+    try:
+        return run_point(folder, [*settings.overrides.hydra, *settings.overrides.task], flags, cfg.sweep.retry)
+    except Exception as error:
+        log.error("%s: %s", folder.name, error if isinstance(error, TrainingError) else traceback.format_exc())
         raise
 
 

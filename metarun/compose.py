@@ -86,6 +86,17 @@ def values(cfg: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in result.items()}
 
 
+def run_values(cfg: DictConfig) -> dict[str, Any]:
+    """The values of a training run: all but Hydra's and what belongs to the sweep that it may be part of."""
+    return values(OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key not in ("hydra", "sweep")]))
+
+
+def quoted(text: str) -> str:
+    """Any text, a path say, as a value in Hydra's grammar."""
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
+
+
 def known_keys(command: str, args: Namespace, without: str) -> list[str]:
     """Every key of the config and every group that the command line would compose without the override `without`."""
     rest = [override.input_line for override in parse(args.overrides) if override.key_or_group != without]

@@ -3,6 +3,8 @@
 import difflib
 from collections.abc import Iterable, Mapping
 from numbers import Real
+from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from metarun.errors import UserError
@@ -82,6 +84,15 @@ def check_validation(cfg: Mapping[str, Any]) -> None:
         raise UserError(f"patience: {cfg['patience']} is not allowed without validation; set val_every or patience=null")
     if cfg["protocol"]["selection"] == "best_val":
         raise UserError("protocol.selection: best_val is not allowed without validation; set val_every or protocol.selection=last")
+
+
+def refuse_unwritable(key: str, folder: Path) -> None:
+    """Raises UserError if `folder` cannot be made: its nearest existing parent has to take a file. Leaves nothing behind."""
+    try:
+        with TemporaryFile(dir=next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())):
+            pass
+    except OSError as error:
+        raise UserError(f"{key}: {folder} cannot be written ({error.strerror})") from error
 
 
 def get(cfg: Mapping[str, Any], key: str) -> Any:

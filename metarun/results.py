@@ -36,7 +36,7 @@ def evaluate(cfg: Config, run_dir: Path) -> dict[str, Any]:
         )
     refuse_overlap(cfg, checkpoint["data"]["classes"], table)
     members = [make_learner(cfg, device) for _ in checkpoints]
-    refuse_ways(members[0], split, "protocol")
+    refuse_ways(members[0], split.episodes, "protocol")
     try:
         for member, kept in zip(members, checkpoints, strict=True):
             member.load_state_dict(kept["model"])
@@ -95,6 +95,7 @@ def _record(
         "selection": cfg["protocol"]["selection"],
         "ensemble": len(paths),
         "per_episode": np.round(result.accuracies, 4).tolist(),
+        "per_class": {name: list(counts) for name, counts in result.per_class.items()},
         "config": cfg,
         "versions": versions(),
     }

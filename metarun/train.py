@@ -51,8 +51,8 @@ def prepare(cfg: Config, run_dir: Path, choices: Mapping[str, str] | None = None
     training, test = data.training(), data.protocol(cfg["protocol"]["split"])
     validation = data.protocol("val") if cfg["val_every"] else None
     table = training.episodes.table
-    refuse_ways(learner, training, "task")
-    refuse_ways(learner, test, "protocol")
+    refuse_ways(learner, training.episodes, "task")
+    refuse_ways(learner, test.episodes, "protocol")
     refuse_overlap(cfg, table.names, test.episodes.table)
     optimizer, scheduler = make_optimizer(cfg, learner.parameters())
     facts = {

@@ -1,0 +1,45 @@
+"""All that can be refused of a training run without beginning it: cheap enough for every point of a sweep."""
+
+import json
+from typing import Any
+
+from hydra.utils import instantiate
+
+from metarun.assembly import Config, make_learner, make_optimizer, protocol_episodes, refuse_overlap, refuse_ways, training_episodes
+from metarun.config import check
+from metarun.device import Device
+from metarun.targets import check_targets
+
+
+class PointCheck:
+    """Raises UserError for a configuration that `train` would refuse.
+
+    local: the runs are done on this machine, so its data are looked at too; each dataset is loaded once, however many points have it.
+    """
+
+    def __init__(self, local: bool) -> None:
+        self.local, self.sources = local, dict[str, Any]()
+
+    def __call__(self, cfg: Config) -> None:
+        check(cfg)
+        check_targets(cfg)
+        learner = make_learner(cfg, Device("cpu"))
+        make_optimizer(cfg, learner.parameters())
+        if not self.local:
+            return
+        Device(**cfg["device"])
+        source = self.source(cfg["dataset"])
+        training = training_episodes(cfg, source)
+        test = protocol_episodes(cfg, source, cfg["protocol"]["split"])
+        if cfg["val_every"]:
+            protocol_episodes(cfg, source, "val")
+        refuse_ways(learner, training, "task")
+        refuse_ways(learner, test, "protocol")
+        refuse_overlap(cfg, training.table.names, test.table)
+
+    def source(self, node: Config) -> Any:
+        """The source of images of a dataset node, whose splits are read once."""
+        key = json.dumps(node, sort_keys=True)
+        if key not in self.sources:
+            self.sources[key] = instantiate(node)
+        return self.sources[key]

@@ -1,0 +1,147 @@
+"""A sweep: a folder with a run for every point, which is done once, gone on with where it was cut off, and tried again where it failed.
+
+A run's folder is named by its resolved configuration, so the same point is the same folder whoever asks for it, and as often as it is
+asked for. What became of a run stands in its own `status.json`; a sweep keeps no books.
+"""
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
+
+from metarun import compose, slurm
+from metarun.config import refuse_unwritable
+from metarun.earlier import FREE_ON_RESUME
+from metarun.errors import TrainingError, UserError
+from metarun.point_check import PointCheck
+from metarun.refusals import refusal
+from metarun.status import CUT_OFF, FAILED, FINISHED, RUNNING, read_json, state
+
+log = logging.getLogger("metarun")
+ASIDE = ("resume", "sweep", *FREE_ON_RESUME)
+"""Keys that make no other run: how and where it is done."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One job: the overrides behind it and its folder."""
+
+    words: tuple[str, ...]
+    folder: Path
+
+    @property
+    def state(self) -> str | None:
+        """One of `metarun.status.STATES`, or None if nothing of it is there yet."""
+        return state(self.folder) if (self.folder / "status.json").exists() or (self.folder / "checkpoints").exists() else None
+
+
+class Sweep:
+    """The jobs of one `metarun train --multirun`; `config` has Hydra's node and names the folder, the launcher and `sweep.retry`."""
+
+    def __init__(self, config: DictConfig, context: HydraContext, task_function: TaskFunction) -> None:
+        self.config, self.context, self.task_function = config, context, task_function
+        HydraConfig.instance().set_config(config)  # for `${hydra:...}` in a folder's name
+        self.folder = Path(str(config.hydra.sweep.dir))
+
+    def run(self, words: Sequence[Sequence[str]], batch_size: int | None) -> list[Point]:
+        """Expands and checks every point, then runs what is still to do. Raises UserError for a bad point, before anything is written;
+        TrainingError, which says which and why, if some jobs did not finish.
+        """
+        refuse_unwritable("hydra.sweep.dir", self.folder)
+        points = self.points(words)
+        before = {point: point.state for point in points}
+        due = [point for point, found in before.items() if self.is_due(found)]
+        self.folder.mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(self.config, self.folder / "multirun.yaml")
+        log.info("sweep %s: %d jobs, %d of them to do", self.folder, len(points), len(due))
+        size = batch_size or len(due)
+        with slurm.telling_what_goes_on(self.folder):
+            for first in range(0, len(due), max(1, size)):
+                self.launch(due[first : first + size], first)
+        self.conclude(points, before)
+        return points
+
+    def is_due(self, found: str | None) -> bool:
+        """Whether a point in this state is to be run. One that another process has is not; nor, if told so, one that failed."""
+        return found in (None, CUT_OFF) or (found == FAILED and self.config.sweep.retry == FAILED)
+
+    def points(self, words: Sequence[Sequence[str]]) -> list[Point]:
+        """Every point of the grids, checked; the same point but once."""
+        check, found = PointCheck(local=self.is_local()), dict[Path, Point]()
+        if self.config.sweep.retry not in (FAILED, "none"):
+            raise UserError(f"sweep.retry: {self.config.sweep.retry} is not allowed; expected one of {FAILED}, none")
+        parser = OverridesParser.create(config_loader=self.context.config_loader)
+        grids = [BasicSweeper.split_arguments(parser.parse_overrides(list(grid)), None)[0] for grid in words]
+        expanded = [point for grid in grids for point in grid]
+        common = set.intersection(*map(set, expanded))
+        for point in expanded:
+            try:
+                config = self.context.config_loader.load_sweep_config(self.config, point)
+                values = compose.run_values(config)
+                check(values)
+            except Exception as error:
+                line, own = refusal(error), [word for word in point if word not in common]
+                if line is None:
+                    raise
+                raise UserError(f"{line} (at {' '.join(own)})" if own else line) from error
+            folder = self.folder / run_name(values, config.hydra.runtime.choices)
+            found.setdefault(folder, Point(tuple(point), folder))
+        return list(found.values())
+
+    def is_local(self) -> bool:
+        """Whether the jobs run on this machine, which then has their data."""
+        return "core_plugins" in self.config.hydra.launcher._target_ or "joblib" in self.config.hydra.launcher._target_
+
+    def launch(self, points: Sequence[Point], first: int) -> None:
+        """Hands the points to the launcher. What becomes of them is read from their folders, for a launcher may die with one of them."""
+        launcher = Plugins.instance().instantiate_launcher(hydra_context=self.context, task_function=self.task_function, config=self.config)
+        for attempt in (1, 2):
+            due = [point for point in points if attempt == 1 or point.state is None]
+            if not due:
+                return
+            try:
+                launcher.launch([[*point.words, f"hydra.sweep.subdir={point.folder.name}"] for point in due], initial_job_idx=first)
+                return
+            except Exception as error:
+                log.error("the launcher failed: %s", " ".join(str(error).split())[:300] or type(error).__name__)
+                slurm.wait_for_jobs(self.folder)
+
+    def conclude(self, points: Sequence[Point], before: Mapping[Point, str | None]) -> None:
+        """Says what became of every job. Raises TrainingError unless all finished."""
+        now = {point: point.state for point in points}
+        done = [point for point in points if now[point] == FINISHED]
+        earlier = sum(before[point] == FINISHED for point in done)
+        log.info("sweep %s: %d of %d jobs finished%s", self.folder, len(done), len(points), f", {earlier} of them before" * bool(earlier))
+        left = [f"\n  {now[point] or 'not begun'}: {point.folder.name}{reason(point, now[point])}" for point in points if point not in done]
+        if left:
+            raise TrainingError(f"{len(left)} of {len(points)} jobs did not finish; the same line again goes on with them{''.join(left)}")
+
+
+def reason(point: Point, found: str | None) -> str:
+    """Why a job did not finish, as far as it could say."""
+    said = read_json(point.folder / "status.json")
+    if found == RUNNING:
+        return f": process {said.get('pid')} on {said.get('host')} has it"
+    at = f" at step {said['step']}" if "step" in said else ""
+    return f"{at}: {said['error']}" if said.get("error") else at
+
+
+def run_name(values: Mapping[str, Any], choices: Mapping[str, str]) -> str:
+    """The folder of a run in a sweep: what it is in a few words, and a hash of everything that makes it another run."""
+    identity = json.loads(json.dumps(values))
+    for key in ASIDE:
+        group, _, name = key.rpartition(".")
+        (identity.get(group, {}) if group else identity).pop(name, None)
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
+    tested = values["protocol"]
+    return f"{choices['algorithm']}-{choices['dataset']}-{tested['ways']}w{tested['shots']}s-{values['seed']}-{digest}"
