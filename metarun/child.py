@@ -31,9 +31,10 @@ def start(words: Sequence[str], console: Path | None) -> subprocess.Popen[bytes]
 
 
 def stop(child: subprocess.Popen[bytes], number: int = signal.SIGTERM) -> int:
-    """Has the training save and end; waits for it. Returns its exit code."""
-    child.send_signal(number)
-    return child.wait()
+    """Has the training save and end, unless it has ended; waits for it. Returns its exit code."""
+    child.send_signal(number)  # nothing, to one that has ended
+    with child:  # closes the pipe
+        return child.wait()
 
 
 def watch_parent() -> None:

@@ -48,7 +48,7 @@ def words(folder: Path, overrides: Sequence[str]) -> list[str]:
     if is_begun(folder):
         return [f"resume={quoted(str(folder))}", *(line for key, line in kept if key in FREE_ON_RESUME)]
     own = [line for key, line in kept if not any(key == name or key.startswith(f"{name}.") for name in SWEEPS_OWN)]
-    return [*own, f"hydra.run.dir={quoted(str(folder))}"]
+    return [*own, "hydra.mode=RUN", f"hydra.run.dir={quoted(str(folder))}"]
 
 
 def wait_for(process: Any, folder: Path) -> None:
@@ -62,8 +62,7 @@ def wait_for(process: Any, folder: Path) -> None:
                 except child.STILL_RUNNING:
                     continue
     finally:  # also for what is raised out of a signal handler, like SLURM's preemption in submitit's
-        if process.poll() is None:
-            child.stop(process)
+        child.stop(process)
     if noted.received == signal.SIGINT:
         raise KeyboardInterrupt
     if noted.received:

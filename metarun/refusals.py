@@ -10,6 +10,9 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from metarun.config import near
 from metarun.errors import TrainingError, UserError
 
+LAUNCHERS = {"joblib": "joblib", "submitit_slurm": "slurm", "submitit_local": "slurm", "ray": "ray"}
+"""The extras that bring launchers."""
+
 
 def refusal(error: BaseException, known_keys: Callable[[str], Iterable[str]] = lambda without: ()) -> str | None:
     """One line that names the key and what is allowed; None for a bug. `known_keys(key)`: the config's keys without that override."""
@@ -46,6 +49,8 @@ def missing_choice(error: MissingConfigException) -> str:
     if not group:
         return one_line(str(error))
     options = list(error.options or ())
+    if group == "hydra/launcher" and choice in LAUNCHERS:
+        return f"{group}={choice}: not installed; pip install 'metarun[{LAUNCHERS[choice]}]' adds it"
     allowed = f"allowed: {', '.join(options)}" if options else "the group has no choices"
     return f"{group}={choice}: no such choice; {near(choice, options)}{allowed}"
 
