@@ -28,7 +28,12 @@ USAGE = """metarun: meta-learning experiments from configuration
   metarun --version
 """
 HYDRAS = ("train", "plan", "evaluate", "tune", "data")  # composed of groups
-READERS = {"runs": "metarun.runs", "table": "metarun.tables.command", "compare": "metarun.compare", "report": "metarun.report.command"}
+READERS = {
+    "runs": "metarun.runs",
+    "table": "metarun.tables.command",
+    "compare": "metarun.compare.command",
+    "report": "metarun.report.command",
+}
 COMMANDS = (*HYDRAS, *READERS)
 
 
@@ -58,6 +63,8 @@ def dispatch(arguments: list[str]) -> int:
     command, rest = arguments[0], arguments[1:]
     if command not in COMMANDS:
         raise UserError(f"{command}: no such command; {near(command, COMMANDS)}expected one of {', '.join(COMMANDS)}")
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # a `_target_` may name a module beside the user's own groups; last, so it hides nothing
     if command in READERS:
         import_module(READERS[command]).command(rest)
         return 0
@@ -78,8 +85,6 @@ def data_command(rest: list[str]) -> tuple[str, list[str]]:
 def run(command: str, rest: list[str]) -> int:
     """Hands the rest of the line to the command. Hydra reads `sys.argv`, so it has to see a line without the command's name."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises what went wrong instead of printing its own page and leaving
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())  # a `_target_` may name a module beside the user's own groups; last, so it hides nothing
     from metarun import commands
 
     kept = sys.argv
@@ -99,6 +104,8 @@ def complete(arguments: list[str]) -> int:
     command = next(iter(words[:1]), "")
     if "install" in arguments[-1]:  # install=bash and uninstall=bash only print a script
         return run("train", arguments)
+    if command in READERS and (len(words) > 1 or line.endswith(" ")):
+        return 0  # files, which the shell knows
     if command not in COMMANDS or (len(words) == 1 and not line.endswith(" ")):
         print(" ".join(name for name in COMMANDS if name.startswith(command)))
         return 0

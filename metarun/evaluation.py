@@ -1,7 +1,7 @@
 """Accuracy with its interval, over a fixed and hashed list of episodes."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -20,10 +20,11 @@ EMBEDDINGS_AT_ONCE = 2**14
 
 @dataclass(frozen=True)
 class Result:
-    """Of `episodes` tasks: accuracies (episodes,) in percent and mean cross-entropy."""
+    """Of `episodes` tasks: accuracies (episodes,) in percent, mean cross-entropy, and right answers and questions of every class drawn."""
 
     accuracies: np.ndarray
     loss: float
+    per_class: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
     @property
     def accuracy(self) -> float:
@@ -43,14 +44,28 @@ def evaluate(learner: FewShotLearner, episodes: Episodes, pixels: Pixels, count:
         scored = _by_embedding(learner, episodes, pixels, count, device)
     else:
         scored = _by_task(learner, episodes, pixels, count, statistics, device)
-    correct, losses = [], []
+    correct, losses, right, drawn = [], [], [], []
+    each = torch.arange(episodes.ways, device=device.torch).repeat_interleave(episodes.queries)
     with testing(learner), tqdm(total=count, desc=name, unit="task", disable=None, leave=False) as bar:
-        for logits, labels in scored:
+        for logits, draws in scored:
+            labels = each.expand(len(logits), -1)
             correct.append(accuracies(logits, labels))
             losses.append(cross_entropy(logits, labels, "sum"))
+            right.append((logits.argmax(-1) == labels).unflatten(1, (episodes.ways, -1)).sum(2))
+            drawn.append(draws)
             bar.update(len(labels))
     total = torch.stack(losses).cpu().double().sum() / (count * episodes.ways * episodes.queries)
-    return Result(100 * torch.cat(correct).cpu().double().numpy(), float(total))
+    per_class = _per_class(episodes, drawn, torch.cat(right).cpu().numpy())
+    return Result(100 * torch.cat(correct).cpu().double().numpy(), float(total), per_class)
+
+
+def _per_class(episodes: Episodes, drawn: Sequence[Draws], right: np.ndarray) -> dict[str, tuple[int, int]]:
+    """Right answers and questions of every class, from right answers (episodes, N). A turned class of its own is `name@90` and so on."""
+    turned = episodes.turned  # 1 where a turn leaves a class the class it is
+    number = np.concatenate([draws.classes * turned + draws.turns % turned for draws in drawn]).ravel()
+    asked, answered = np.bincount(number) * episodes.queries, np.bincount(number, weights=right.ravel())
+    names = [name + (f"@{90 * turn}" if turn else "") for name in episodes.table.names for turn in range(turned)]
+    return {names[i]: (int(answered[i]), int(asked[i])) for i in np.flatnonzero(asked)}
 
 
 def _batches(episodes: Episodes, count: int, images_at_once: int) -> Iterator[Draws]:
@@ -65,16 +80,15 @@ def _images_at_once(pixels: Pixels) -> int:
 
 def _by_task(
     learner: FewShotLearner, episodes: Episodes, pixels: Pixels, count: int, statistics: str, device: Device
-) -> Iterator[tuple[Tensor, Tensor]]:
+) -> Iterator[tuple[Tensor, Draws]]:
+    """Drawn tasks and the logits (T, n, N) of their queries."""
     for draws in _batches(episodes, count, _images_at_once(pixels)):
         episode = pixels.episode(draws, episodes.shots)
         with device.autocast():
-            yield learner.adapt(episode.support, statistics)(episode.query.x), episode.query.y
+            yield learner.adapt(episode.support, statistics)(episode.query.x), draws
 
 
-def _by_embedding(
-    learner: MetricLearner, episodes: Episodes, pixels: Pixels, count: int, device: Device
-) -> Iterator[tuple[Tensor, Tensor]]:
+def _by_embedding(learner: MetricLearner, episodes: Episodes, pixels: Pixels, count: int, device: Device) -> Iterator[tuple[Tensor, Draws]]:
     """The same for a learner whose embedding of an image depends on nothing else: every image once, then gathers."""
     table, turned = episodes.table, episodes.table.rotations != "none"
     owned = np.concatenate([np.arange(start, start + size) for start, size in zip(table.starts, table.counts, strict=True)])
@@ -87,8 +101,7 @@ def _by_embedding(
         at = z[device.put(draws.turns[..., None]), device.put(row[draws.images])]
         support, query = at[:, :, : episodes.shots], at[:, :, episodes.shots :]
         y = labels.repeat_interleave(episodes.shots).expand(len(at), -1)
-        logits = learner.classify(Examples(support.flatten(1, 2), y, episodes.ways))(query.flatten(1, 2))
-        yield logits, labels.repeat_interleave(episodes.queries).expand(len(at), -1)
+        yield learner.classify(Examples(support.flatten(1, 2), y, episodes.ways))(query.flatten(1, 2)), draws
 
 
 def _embed_all(learner: MetricLearner, pixels: Pixels, images: np.ndarray, turn: int, device: Device) -> Tensor:

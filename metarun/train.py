@@ -62,6 +62,8 @@ def prepare(cfg: Config, run_dir: Path, choices: Mapping[str, str] | None = None
         "versions": versions(),
     }
     checkpoint = load_checkpoint(run_dir, "last") if cfg["resume"] else None
+    if checkpoint and "optimizer" not in checkpoint:
+        raise UserError(f"resume: {run_dir} holds a model to be tested, without the state of its training")
     if checkpoint and checkpoint["data"] != facts["data"]:
         raise UserError(f"dataset.root: the images or classes are not those of {run_dir}; a run goes on with its own data only")
     loop = {name: cfg[name] for name in LOOP}

@@ -14,6 +14,7 @@ from helpers import TINY, Metarun
 from omegaconf import OmegaConf
 
 from metarun import compose
+from metarun.cli import COMMANDS
 from metarun.config import check
 from metarun.errors import UserError
 from metarun.targets import check_targets
@@ -42,6 +43,7 @@ REFUSED = {
     "train steps": "steps: not understood",
     "train steps=[1": "steps=[1: not understood",
     "train task.shots=1,5": "add --multirun",
+    "train --multirun hydra/launcher=ray": "hydra/launcher=ray: not installed; pip install 'metarun[ray]' adds it",
     # values
     "train seed=-1": "seed: -1 is not allowed; expected an integer of at least 0",
     "train steps=0": "steps: 0 is not allowed",
@@ -151,7 +153,9 @@ def test_cfg_job_shows_the_configuration_and_writes_nothing(metarun: Metarun, tm
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("metarun ", "train plan evaluate data"),
+        ("metarun ", " ".join(COMMANDS)),
+        ("metarun ta", "table"),
+        ("metarun runs out", ""),
         ("metarun ev", "evaluate"),
         ("metarun data v", "verify"),
         ("metarun train algorithm=", " ".join(f"algorithm={choice}" for choice in choices("algorithm"))),
@@ -314,23 +318,6 @@ def test_a_run_folder_in_use_is_refused(metarun: Metarun, trained: Path) -> None
     outcome = metarun("train resume=trained")
     os.close(lock)
     assert outcome.code == 2 and outcome.err.count("\n") == 1 and "in use" in outcome.err
-
-
-def test_a_sweep_leaves_a_run_folder_for_every_combination(metarun: Metarun, tmp_path: Path) -> None:
-    outcome = metarun(f"train --multirun {TINY} algorithm=protonet,maml")
-    assert outcome.code == 0, outcome.err
-    for number, algorithm in enumerate(("protonet", "maml")):
-        (run,) = (tmp_path / f"outputs/{algorithm}-glyphs-3w1s").iterdir()
-        assert run.name.endswith(f"-0-{number}")
-        assert {".hydra", "checkpoints", "metrics.csv", "evaluations", "train.log"} <= {path.name for path in run.iterdir()}
-        assert {path.name for path in (run / "checkpoints").iterdir()} == {"last.pt", "best.pt"}
-        assert len(list((run / "evaluations").glob("*.json"))) == 1 and list(run.glob("events.*"))
-
-
-def test_a_failing_job_of_a_sweep_leaves_the_others(metarun: Metarun, tmp_path: Path) -> None:
-    outcome = metarun(f"train --multirun {TINY} task.ways=100000,3 hydra.sweep.dir=sweep hydra.sweep.subdir=job" + "'${hydra:job.num}'")
-    assert outcome.code == 2 and outcome.err.splitlines()[-1].startswith("metarun: task.ways: 100000")
-    assert not (tmp_path / "sweep/job0/evaluations").exists() and list((tmp_path / "sweep/job1/evaluations").iterdir())
 
 
 def test_a_bug_keeps_its_traceback(metarun: Metarun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
