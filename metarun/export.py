@@ -37,7 +37,9 @@ def export(run_dir: Path, folder: Path) -> Path:
     words = OmegaConf.to_container(OmegaConf.load(run_dir / ".hydra/overrides.yaml"))
     assert isinstance(words, list)
     (folder / ".hydra").mkdir()
-    OmegaConf.save(OmegaConf.create([word for word in words if not str(word).startswith("dataset.root=")]), folder / ".hydra/overrides.yaml")
+    OmegaConf.save(
+        OmegaConf.create([word for word in words if not str(word).startswith("dataset.root=")]), folder / ".hydra/overrides.yaml"
+    )
     return folder
 
 

@@ -1,0 +1,92 @@
+"""The runs behind the committed tables: `outputs/reference/` holds their models, and every number of theirs can be had again.
+
+    python scripts/reference.py export FOLDER RUN ... [omniglot=DIR] [miniimagenet=DIR]     adds runs, tested anew from what is kept of them
+    python scripts/reference.py verify FOLDER [omniglot=DIR] [miniimagenet=DIR]             tests them all again and compares every digit
+
+`verify` leaves FOLDER as it is, passes over runs whose data are not given, and ends with exit code 1 if a digit differs.
+"""
+
+import json
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from metarun.catalogue import Found, find_runs, read_run
+from metarun.errors import UserError
+from metarun.export import anywhere, export
+from metarun.results import evaluate
+from metarun.status import write_json
+from metarun.sweep import run_name
+
+DIGITS = ("accuracy", "ci95", "loss", "episodes", "episodes_sha256", "data_fingerprint", "checkpoint_step", "per_episode")
+
+
+def tested(run_dir: Path, record: Mapping[str, Any], roots: Mapping[str, str]) -> dict[str, Any]:
+    """The record that `metarun evaluate` now makes of the model in `run_dir`, by the protocol of an earlier record."""
+    config = json.loads(json.dumps(record["config"]))
+    if "root" in config["dataset"]:
+        config["dataset"]["root"] = roots[name(record)]
+    return evaluate(config, run_dir)
+
+
+def name(record: Mapping[str, Any]) -> str:
+    """The dataset of a record, as its root is named on the command line."""
+    return str(record["config"]["dataset"]["_target_"]).split(".")[-2]
+
+
+def differing(now: Mapping[str, Any], before: Mapping[str, Any]) -> list[str]:
+    return [key for key in DIGITS if now[key] != before[key]]
+
+
+def add(folder: Path, run: Found, roots: Mapping[str, str]) -> None:
+    """Exports a run, with every test that it had done again."""
+    to = export(run.folder, folder / run_name(run.config, run.choices))
+    for before in run.records:
+        now = tested(to, before, roots)
+        if changed := differing(now, before):
+            raise UserError(f"{run.folder}: {', '.join(changed)} came out otherwise from the exported model")
+    for path in (to / "evaluations").glob("*.json"):
+        record = json.loads(path.read_text())
+        write_json(path, {**record, "config": anywhere(record["config"])})
+
+
+def verify(folder: Path, roots: Mapping[str, str]) -> int:
+    """Tests every model again; returns how many records came out otherwise."""
+    wrong = 0
+    for run in find_runs(folder):
+        for before in run.records:
+            if "root" in before["config"]["dataset"] and name(before) not in roots:
+                print(f"not tested  {run.folder.name}: needs {name(before)}=DIR")
+                continue
+            with TemporaryDirectory() as scratch:
+                copy = Path(shutil.copytree(run.folder, Path(scratch) / "run"))
+                changed = differing(tested(copy, before, roots), before)
+            print(f"{'differs' if changed else 'the same':11} {run.folder.name}: {before['accuracy']:.4f} {', '.join(changed)}", flush=True)
+            wrong += bool(changed)
+    return wrong
+
+
+def main(words: Sequence[str]) -> int:
+    roots = dict(word.split("=", 1) for word in words if "=" in word)
+    command, folder, *runs = [word for word in words if "=" not in word] or ["help", ""]
+    if command == "verify" and not runs:
+        return int(verify(Path(folder), roots) > 0)
+    if command != "export" or not runs:
+        print(__doc__)
+        return 2
+    for path in runs:
+        run = read_run(Path(path))
+        if run is None:
+            raise UserError(f"{path}: holds no run")
+        add(Path(folder), run, roots)
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except UserError as error:
+        sys.exit(f"reference: {error}")
