@@ -57,6 +57,11 @@ def load_checkpoint(folder: Path, name: str) -> dict[str, Any]:
     return checkpoint
 
 
+def newest(folder: Path) -> str:
+    """The name of a run's last checkpoint; of one that was given away (`metarun.export`) there may be the best alone."""
+    return "best" if not (folder / "checkpoints/last.pt").exists() and (folder / "checkpoints/best.pt").exists() else "last"
+
+
 def load_config(folder: Path, name: str) -> dict[str, Any]:
     """The resolved config of a checkpoint and the group choices behind it: {"config": ..., "choices": ...}."""
     checkpoint = load_checkpoint(folder, name)

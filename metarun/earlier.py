@@ -60,10 +60,9 @@ def folder_of(name: str, args: Namespace) -> Path:
 
 def saved_config(run_dir: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """The values and the group choices that the run's checkpoint carries."""
-    from metarun.checkpoint import load_config
+    from metarun.checkpoint import load_config, newest
 
-    only_best = not (run_dir / "checkpoints/last.pt").exists() and (run_dir / "checkpoints/best.pt").exists()  # given away, see export
-    saved = load_config(run_dir, "best" if only_best else "last")
+    saved = load_config(run_dir, newest(run_dir))
     protocol = {**SINCE_ADDED_TO_PROTOCOL, **saved["config"]["protocol"]}
     return {**SINCE_ADDED, **saved["config"], "protocol": protocol}, saved["choices"]
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from metarun.algorithms.base import FewShotLearner
 from metarun.assembly import Config, Data, Split, make_learner, make_optimizer, refuse_overlap, refuse_ways
-from metarun.checkpoint import load_checkpoint, versions
+from metarun.checkpoint import load_checkpoint, newest, versions
 from metarun.device import Device
 from metarun.diagnostics import QUICK_MODES, diagnose, scalars
 from metarun.errors import UserError
@@ -61,7 +61,7 @@ def prepare(cfg: Config, run_dir: Path, choices: Mapping[str, str] | None = None
         "data": {"fingerprint": table.fingerprint, "image": list(table.images.shape[1:]), "classes": list(table.names)},
         "versions": versions(),
     }
-    checkpoint = load_checkpoint(run_dir, "last") if cfg["resume"] else None
+    checkpoint = load_checkpoint(run_dir, newest(run_dir)) if cfg["resume"] else None
     if checkpoint and "optimizer" not in checkpoint:
         raise UserError(f"resume: {run_dir} holds a model to be tested, without the state of its training")
     if checkpoint and checkpoint["data"] != facts["data"]:

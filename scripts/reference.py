@@ -71,18 +71,22 @@ def verify(folder: Path, roots: Mapping[str, str]) -> int:
 
 def main(words: Sequence[str]) -> int:
     roots = dict(word.split("=", 1) for word in words if "=" in word)
-    command, folder, *runs = [word for word in words if "=" not in word] or ["help", ""]
-    if command == "verify" and not runs:
-        return int(verify(Path(folder), roots) > 0)
-    if command != "export" or not runs:
-        print(__doc__)
-        return 2
+    match [word for word in words if "=" not in word]:
+        case ["verify", folder]:
+            return int(verify(Path(folder), roots) > 0)
+        case ["export", folder, *runs] if runs:
+            add_all(Path(folder), runs, roots)
+            return 0
+    print(__doc__)
+    return 2
+
+
+def add_all(folder: Path, runs: Sequence[str], roots: Mapping[str, str]) -> None:
     for path in runs:
         run = read_run(Path(path))
         if run is None:
             raise UserError(f"{path}: holds no run")
-        add(Path(folder), run, roots)
-    return 0
+        add(folder, run, roots)
 
 
 if __name__ == "__main__":
