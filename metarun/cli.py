@@ -29,7 +29,7 @@ USAGE = """metarun: meta-learning experiments from configuration
 """
 HYDRAS = ("train", "plan", "evaluate", "tune", "data")  # composed of groups
 READERS = {
-    "runs": "metarun.runs",
+    "runs": "metarun.runs.command",
     "table": "metarun.tables.command",
     "compare": "metarun.compare.command",
     "report": "metarun.report.command",

@@ -11,6 +11,7 @@ from metarun.assembly import Config, Data, Split
 from metarun.evaluation import evaluate as score
 from metarun.train import Job, prepare
 from metarun.trainer import Trainer
+from metarun.units import counted, duration, size
 
 STEPS_LIMIT = 20.0
 """Seconds after which no further point of the run is measured."""
@@ -18,7 +19,6 @@ SPAN = 0.3
 """Seconds of steps that are timed together, where a step is shorter: one alone is mostly noise, and the device waits for its start."""
 TASKS_LIMIT = 5.0
 """Seconds that the largest number of test tasks may take that is measured."""
-UNITS = (("days", 86400.0), ("h", 3600.0), ("min", 60.0))
 
 
 def plan(cfg: Config, run_dir: Path) -> Iterator[str]:
@@ -103,20 +103,3 @@ def evaluation_seconds(job: Job, cfg: Config, split: Split, count: int) -> float
         now = timed(some)
         done, taken, each = some, now, max(0.0, now - taken) / (some - done)
     return taken + each * (count - done)
-
-
-def counted(number: int, one: str, more: str | None = None) -> str:
-    return f"{number:,} {one if number == 1 else more or one + 's'}"
-
-
-def duration(seconds: float) -> str:
-    """Three digits in the unit that suits, of which there are two or more."""
-    for unit, length in UNITS:
-        if seconds >= 2 * length:
-            return f"{seconds / length:.3g} {unit}"
-    return f"{seconds:.3g} s" if seconds >= 1 else f"{1000 * seconds:.3g} ms"
-
-
-def size(count: int) -> str:
-    """Bytes as people read them."""
-    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
