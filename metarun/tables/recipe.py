@@ -1,0 +1,71 @@
+"""Configurations behind a table, composed once each."""
+
+from argparse import Namespace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from metarun import compose
+from metarun.config import shown
+from metarun.errors import UserError
+from metarun.refusals import refusal
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A composed configuration: `values` are resolved, `plain` has its interpolations as text, `choices` are those of its groups."""
+
+    words: tuple[str, ...]
+    values: Mapping[str, Any]
+    plain: Mapping[str, Any]
+    choices: Mapping[str, str]
+
+
+@cache
+def composed(words: tuple[str, ...], config_dir: str | None = None) -> Recipe:
+    """What `metarun train WORDS` would do. Raises UserError."""
+    args = Namespace(overrides=list(words), config_dir=config_dir)
+    try:
+        config = compose.compose("train", args, with_hydra=True)
+        choices = {group: choice for group, choice in config.hydra.runtime.choices.items() if not str(group).startswith("hydra/")}
+        plain: Any = OmegaConf.to_container(OmegaConf.masked_copy(config, [str(key) for key in config if key not in ("hydra", "sweep")]))
+        return Recipe(words, compose.run_values(config), plain, choices)
+    except (HydraException, OmegaConfBaseException, UserError) as error:
+        line = refusal(error, lambda without: compose.known_keys("train", args, without))
+        if line is None:
+            raise
+        raise UserError(line) from error
+
+
+@cache
+def experiments(config_dir: str | None = None) -> tuple[str, ...]:
+    """The experiments there are, the user's own included."""
+    with compose.initialised():
+        return tuple(compose.options("train", "experiment", compose.with_config_dir(Namespace(overrides=[], config_dir=config_dir))))
+
+
+def flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The values of a config by their dotted keys; a list is one value."""
+    return dict(_leaves(node, prefix))
+
+
+def _leaves(node: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for key, value in node.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def text(value: Any) -> str:
+    """A value in Hydra's grammar, as short as can be."""
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(text, value))}]"
+    if isinstance(value, str) and not (value and all(c.isalnum() or c in "_-+./" for c in value)):
+        return compose.quoted(value)
+    return shown(value)
