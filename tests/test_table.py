@@ -339,7 +339,7 @@ def test_latex_is_escaped_and_balanced(filled: Table) -> None:
     text = FORMATS["latex"](filled)
     lines = [line for line in text.splitlines() if not line.startswith("%")]
     body = "\n".join(lines)
-    assert r"A 100 \% small\_table" in body and r"79.50 $\pm$ 0.71$^{\mathrm{a,1}}$" in body and r"(80.10 $\pm$ 0.5\dag{}\ddag{})" in body
+    assert r"A 100 \% small\_table" in body and r"79.50 $\pm$ 1.96$^{\mathrm{a,1}}$" in body and r"(80.10 $\pm$ 0.5\dag{}\ddag{})" in body
     bare = body.replace("\\\\", "").replace("\\{", "").replace("\\}", "")
     assert bare.count("{") == bare.count("}") and bare.count("$") % 2 == 0 and bare.isascii()
     for environment in ("table", "tabular", "minipage"):
