@@ -1,6 +1,7 @@
 """Trainings in processes of their own, which end when the process that began them does: saved, to be gone on with."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -30,16 +31,27 @@ def start(words: Sequence[str], console: Path | None) -> subprocess.Popen[bytes]
             output.close()
 
 
-def stop(child: subprocess.Popen[bytes], number: int = signal.SIGTERM) -> int:
+def stop(child: subprocess.Popen[bytes]) -> int:
     """Has the training save and end, unless it has ended; waits for it. Returns its exit code."""
-    child.send_signal(number)  # nothing, to one that has ended
+    # Not SIGTERM: SLURM sends that to every process of a job, and a second one would end the training unsaved.
+    child.send_signal(signal.SIGINT)  # nothing, to one that has ended
     with child:  # closes the pipe
         return child.wait()
+
+
+def is_below(process: int) -> bool:
+    """Whether this process began another, or one that did; no, where there is no `ps` to tell."""
+    while shutil.which("ps") and process > 1 and process != os.getpid():
+        process = int(subprocess.run(["ps", "-o", "ppid=", "-p", str(process)], capture_output=True).stdout or 0)
+    return process == os.getpid()
 
 
 def watch_parent() -> None:
     """In a training that `start` began: its stdin is a pipe that nothing is written to, and that ends with the process behind it."""
     if os.environ.pop(WATCH, None):
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # where a shell started the sweep in the background it is ignored
+        for warning in (signal.SIGUSR1, signal.SIGUSR2):
+            signal.signal(warning, signal.SIG_IGN)  # SLURM warns every process of a job; the one that waits for this one answers
         threading.Thread(target=_end_with_stdin, daemon=True).start()
 
 

@@ -1,7 +1,7 @@
 """The configuration of an earlier run, changed by a few overrides: what `evaluate run=` and `train resume=` work with."""
 
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +63,12 @@ def saved_config(run_dir: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     from metarun.checkpoint import load_config, newest
 
     saved = load_config(run_dir, newest(run_dir))
-    protocol = {**SINCE_ADDED_TO_PROTOCOL, **saved["config"]["protocol"]}
-    return {**SINCE_ADDED, **saved["config"], "protocol": protocol}, saved["choices"]
+    return completed(saved["config"]), saved["choices"]
+
+
+def completed(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration with the keys that it does not have because it is older than they are."""
+    return {**SINCE_ADDED, **config, "protocol": {**SINCE_ADDED_TO_PROTOCOL, **config["protocol"]}}
 
 
 def changed(command: str, saved: dict[str, Any], choices: dict[str, Any], args: Namespace) -> tuple[DictConfig, dict[str, Any]]:

@@ -9,6 +9,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from metarun.checkpoint import load_checkpoint, save_checkpoint
+from metarun.earlier import completed
 from metarun.errors import UserError
 from metarun.results import selected
 from metarun.status import read_json, write_json
@@ -27,7 +28,7 @@ def export(run_dir: Path, folder: Path) -> Path:
     if (folder / "checkpoints").exists():
         raise UserError(f"{folder}: holds a run already")
     (folder / "checkpoints").mkdir(parents=True)
-    for name in selected(run_dir, facts["config"]["protocol"]):
+    for name in selected(run_dir, completed(facts["config"])["protocol"]):
         checkpoint = load_checkpoint(run_dir, name)
         model = {key: value for key, value in checkpoint.items() if key in KEPT}
         save_checkpoint(folder / "checkpoints" / f"{name}.pt", {**model, "config": anywhere(checkpoint["config"])})

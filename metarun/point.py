@@ -8,7 +8,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from metarun import child
+from metarun import child, slurm
 from metarun.compose import parse, quoted
 from metarun.earlier import FREE_ON_RESUME
 from metarun.errors import TrainingError
@@ -66,6 +66,7 @@ def wait_for(process: Any, folder: Path) -> None:
     if noted.received == signal.SIGINT:
         raise KeyboardInterrupt
     if noted.received:
+        slurm.await_the_end()
         raise SystemExit(128 + noted.received)
     if process.returncode and not held(folder):
         explain(folder, process.returncode)

@@ -7,7 +7,12 @@ asked for. What became of a run stands in its own `status.json`; a sweep keeps n
 import hashlib
 import json
 import logging
-from collections.abc import Mapping, Sequence
+import os
+import platform
+import signal
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +24,7 @@ from hydra.core.plugins import Plugins
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from metarun import compose, slurm
+from metarun import child, compose, slurm
 from metarun.config import refuse_unwritable
 from metarun.earlier import FREE_ON_RESUME
 from metarun.errors import TrainingError, UserError
@@ -30,6 +35,8 @@ from metarun.status import CUT_OFF, FAILED, FINISHED, RUNNING, read_json, state
 log = logging.getLogger("metarun")
 ASIDE = ("resume", "sweep", *FREE_ON_RESUME)
 """Keys that make no other run: how and where it is done."""
+PATIENCE = 60.0
+"""Seconds that trainings have to save and end when the process behind them was killed."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +50,11 @@ class Point:
     def state(self) -> str | None:
         """One of `metarun.status.STATES`, or None if nothing of it is there yet."""
         return state(self.folder) if (self.folder / "status.json").exists() or (self.folder / "checkpoints").exists() else None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it was not begun, or ended for nothing of its own."""
+        return self.state is None or (self.state == CUT_OFF and not read_json(self.folder / "status.json").get("error"))
 
 
 class Sweep:
@@ -102,19 +114,32 @@ class Sweep:
         """Whether the jobs run on this machine, which then has their data."""
         return "core_plugins" in self.config.hydra.launcher._target_ or "joblib" in self.config.hydra.launcher._target_
 
+    def is_slurm(self) -> bool:
+        """Whether the jobs outlive this process."""
+        return "slurm" in self.config.hydra.launcher._target_.lower()
+
     def launch(self, points: Sequence[Point], first: int) -> None:
-        """Hands the points to the launcher. What becomes of them is read from their folders, for a launcher may die with one of them."""
+        """Has the launcher run the points. What becomes of them is read from their folders, for a launcher may die with one of its jobs.
+        One that then ends the others too is started once more, for those; jobs of SLURM go on by themselves, or were cancelled.
+        """
+        if self.hand_over(points, first) or self.is_slurm():
+            return
+        let_end(points)
+        if left := [point for point in points if point.is_open]:
+            self.hand_over(left, first)
+
+    def hand_over(self, points: Sequence[Point], first: int) -> bool:
+        """Runs the launcher; returns whether it lived to the end of its jobs, which have ended in any case."""
         launcher = Plugins.instance().instantiate_launcher(hydra_context=self.context, task_function=self.task_function, config=self.config)
-        for attempt in (1, 2):
-            due = [point for point in points if attempt == 1 or point.state is None]
-            if not due:
-                return
-            try:
-                launcher.launch([[*point.words, f"hydra.sweep.subdir={point.folder.name}"] for point in due], initial_job_idx=first)
-                return
-            except Exception as error:
-                log.error("the launcher failed: %s", " ".join(str(error).split())[:300] or type(error).__name__)
-                slurm.wait_for_jobs(self.folder)
+        try:
+            with slurm.ending_with_the_jobs(self.folder), saving_first(() if self.is_slurm() else points):
+                launcher.launch([[*point.words, f"hydra.sweep.subdir={point.folder.name}"] for point in points], initial_job_idx=first)
+            return True
+        except Exception as error:
+            words = [word for word in str(error).split() if word.strip("-")]
+            log.error("the launcher failed: %s", " ".join(words)[:400] or type(error).__name__)
+            slurm.wait_for_jobs(self.folder)
+            return False
 
     def conclude(self, points: Sequence[Point], before: Mapping[Point, str | None]) -> None:
         """Says what became of every job. Raises TrainingError unless all finished."""
@@ -127,13 +152,44 @@ class Sweep:
             raise TrainingError(f"{len(left)} of {len(points)} jobs did not finish; the same line again goes on with them{''.join(left)}")
 
 
+@contextmanager
+def saving_first(points: Sequence[Point]) -> Iterator[None]:
+    """Ctrl-C has these save before the launcher hears of it: joblib and Ray kill their workers at once, and all that they began."""
+
+    def interrupt(number: int, frame: object) -> None:
+        signal.signal(signal.SIGINT, before)
+        said = {point: read_json(point.folder / "status.json") for point in points if point.state == RUNNING}
+        mine = [point for point in said if said[point].get("host") == platform.node() and child.is_below(said[point]["pid"])]
+        for point in mine:
+            with suppress(ProcessLookupError):
+                os.kill(said[point]["pid"], signal.SIGTERM)  # its worker may have sent SIGINT already
+        let_end(mine)
+        raise KeyboardInterrupt
+
+    before = signal.getsignal(signal.SIGINT)
+    if points and before != signal.SIG_IGN:
+        signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def let_end(points: Sequence[Point]) -> None:
+    """Waits a while for trainings that were told to end: they save what they have."""
+    until = time.monotonic() + PATIENCE
+    while any(point.state == RUNNING for point in points) and time.monotonic() < until:
+        time.sleep(0.1)
+
+
 def reason(point: Point, found: str | None) -> str:
     """Why a job did not finish, as far as it could say."""
     said = read_json(point.folder / "status.json")
     if found == RUNNING:
         return f": process {said.get('pid')} on {said.get('host')} has it"
     at = f" at step {said['step']}" if "step" in said else ""
-    return f"{at}: {said['error']}" if said.get("error") else at
+    why = said.get("error") or (found == CUT_OFF and said.get("slurm_job") and slurm.end_of(said["slurm_job"]))
+    return f"{at}: {why}" if why else at
 
 
 def run_name(values: Mapping[str, Any], choices: Mapping[str, str]) -> str:

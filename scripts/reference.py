@@ -15,6 +15,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from metarun.catalogue import Found, find_runs, read_run
+from metarun.earlier import completed
 from metarun.errors import UserError
 from metarun.export import anywhere, export
 from metarun.results import evaluate
@@ -26,7 +27,7 @@ DIGITS = ("accuracy", "ci95", "loss", "episodes", "episodes_sha256", "data_finge
 
 def tested(run_dir: Path, record: Mapping[str, Any], roots: Mapping[str, str]) -> dict[str, Any]:
     """The record that `metarun evaluate` now makes of the model in `run_dir`, by the protocol of an earlier record."""
-    config = json.loads(json.dumps(record["config"]))
+    config = completed(json.loads(json.dumps(record["config"])))
     if "root" in config["dataset"]:
         config["dataset"]["root"] = roots[name(record)]
     return evaluate(config, run_dir)

@@ -12,12 +12,12 @@ from helpers import TINY, Metarun, random_table
 
 from metarun.algorithms.protonet import ProtoNet
 from metarun.backbones.conv4 import Conv4
+from metarun.compare.paired import adjusted, paired
+from metarun.compare.records import Record, chosen
 from metarun.data.episodes import Episodes, Pixels
 from metarun.device import Device
 from metarun.errors import UserError
 from metarun.evaluation import evaluate
-from metarun.compare.paired import adjusted, paired
-from metarun.compare.records import Record, chosen
 
 
 def test_the_statistics_of_a_small_sample_by_enumeration() -> None:

@@ -43,7 +43,7 @@ def wait_until(condition: Any, seconds: float = 60) -> None:
         ("algorithm=maml protocol.ways=3,4", "protocol.ways: 4 is not allowed; MAML is built for 3 (at protocol.ways=4)"),
         ("seed=0,1 sweep.retry=maybe", "sweep.retry: maybe is not allowed; expected one of failed, none"),
         ("seed=0,1 hydra/launcher=rocket", "hydra/launcher=rocket: no such choice"),
-        ("'hydra.sweeper.points=[[\"seed=0\"],[\"sed=1\"]]'", "sed: no such key"),
+        ('\'hydra.sweeper.points=[["seed=0"],["sed=1"]]\'', "sed: no such key"),
     ],
 )
 def test_a_bad_point_is_refused_before_the_first_job(metarun: Metarun, tmp_path: Path, words: str, line: str) -> None:
