@@ -7,8 +7,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from metarun.config import is_number
 from metarun.errors import UserError
 from metarun.status import read_json, state
+
+NEEDED = ("accuracy", "ci95", "episodes", "batch_norm", "checkpoint_step", "episodes_sha256", "checkpoint_sha256", "config")
+"""What a record of a test has, from the oldest on."""
 
 
 @dataclass(frozen=True)
@@ -41,16 +45,16 @@ class Found:
     @cached_property
     def records(self) -> list[dict[str, Any]]:
         """The tests of the run, as `metarun evaluate` wrote them (`metarun.results`); the oldest first."""
-        paths = sorted((self.folder / "evaluations").glob("*.json"), key=lambda path: (path.stat().st_mtime, path.name))
-        return [record for path in paths if (record := read_json(path))]
+        found = [read_json(path) for path in sorted((self.folder / "evaluations").glob("*.json"))]
+        return sorted((record for record in found if all(key in record for key in NEEDED)), key=lambda record: record.get("tested", ""))
 
     @cached_property
     def tested(self) -> Mapping[str, Any]:
-        """The test that ended the run; if it was tested only later, the last one by its own ways, shots and split. Empty without one."""
-        if self.status.get("test"):
+        """The test that ended the run; if it was tested only later, the last one by its own protocol. Empty without one."""
+        if isinstance(self.status.get("test"), Mapping):
             return dict(self.status["test"])
-        asked = [self.config["protocol"][key] for key in ("ways", "shots", "split")]
-        return next((record for record in reversed(self.records) if [record[key] for key in ("ways", "shots", "split")] == asked), {})
+        own = [record for record in self.records if record["config"].get("protocol") == self.config["protocol"]]
+        return next((record for record in reversed(own) if record["checkpoint_step"] <= self.status.get("step", 0)), {})
 
     def curve(self, split: str, name: str) -> tuple[list[int], list[float]]:
         """Steps and values of a metric in `metrics.csv`; a line that is being written does not count yet."""
@@ -58,9 +62,8 @@ class Found:
             whole, _, _ = (self.folder / "metrics.csv").read_text().rpartition("\n")
         except OSError:
             return [], []
-        rows = [row.split(",") for row in whole.splitlines()[1:]]
-        found = [(int(step), float(value)) for step, where, what, value in rows if (where, what) == (split, name)]
-        return [step for step, _ in found], [value for _, value in found]
+        rows = [row.split(",") for row in whole.splitlines() if f",{split},{name}," in row]
+        return [int(row[0]) for row in rows], [float(row[3]) for row in rows]
 
 
 def find_runs(root: Path) -> list[Found]:
@@ -73,9 +76,18 @@ def find_runs(root: Path) -> list[Found]:
 def read_run(folder: Path) -> Found | None:
     """The run in `folder`; None if there is none."""
     facts = read_json(folder / "config.json")
-    if not (isinstance(facts.get("config"), dict) and isinstance(facts.get("choices"), dict)):  # a config.json of something else
+    config, choices, versions = (facts[key] if isinstance(facts.get(key), dict) else {} for key in ("config", "choices", "versions"))
+    if not (isinstance(config.get("protocol"), dict) and choices):  # a config.json of something else
         return None
-    return Found(folder, facts["config"], facts["choices"], facts.get("versions", {}), read_json(folder / "status.json"))
+    return Found(folder, config, choices, versions, sound(read_json(folder / "status.json")))
+
+
+def sound(status: dict[str, Any]) -> dict[str, Any]:
+    """A status without what is not of the kind that it should be, in a file that somebody else wrote."""
+    numbers, parts = ("step", "steps", "step_seconds", "seconds", "peak_memory"), ("best", "test")
+    wrong = [key for key in numbers if key in status and not is_number(status[key])]
+    wrong += [key for key in parts if key in status and not isinstance(status[key], dict)]
+    return {key: value for key, value in status.items() if key not in wrong}
 
 
 def _runs_below(root: Path) -> Iterator[Found]:

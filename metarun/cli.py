@@ -46,6 +46,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (UserError, TrainingError) as error:
         print(f"metarun: {error}", file=sys.stderr)
         return 2 if isinstance(error, UserError) else 1
+    except BrokenPipeError:  # whoever reads, `head` perhaps, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:  # while composing or building; a training run saves and leaves by itself
         return 130
 

@@ -26,21 +26,22 @@ log = logging.getLogger("metarun")
 
 
 def run(command: str, words: list[str]) -> None:
-    """Runs `train`, `plan`, `evaluate` or `verify`; raises UserError for whatever the user can mend."""
+    """Runs `train`, `plan`, `evaluate`, `tune` or `verify`; raises UserError for whatever the user can mend."""
     args = parse(words)
     begins = command == "train" and not resumed_from(args)
-    own_cfg = args.cfg == "job" and not begins and command in earlier.RUN_KEY  # an earlier run's, which Hydra does not know of
+    own_cfg = args.cfg == "job" and not begins and command in (*earlier.RUN_KEY, "tune")  # Hydra knows of no earlier run or space
     only_shown = args.help or args.hydra_help or (args.cfg and not own_cfg) or args.info or args.shell_completion
     try:
         compose.require_choices(command, args)
         if only_shown or begins:
             flags = [word for word in words if word not in args.overrides]
-            sys.argv[1:] = [*flags, *args.overrides]  # what Hydra itself reads; it wants the overrides in one place
+            overrides = compose.unswept(args.overrides) if command == "tune" else args.overrides
+            sys.argv[1:] = [*flags, *overrides]  # what Hydra itself reads; it wants the overrides in one place
             hydra.main(config_path=str(compose.conf_dir()), config_name=command, **compose.VERSION)(job)()
         elif args.multirun:
             raise UserError(f"--multirun: {command} takes one run at a time")
         else:
-            {"train": resume, "plan": plan, "evaluate": evaluate, "verify": verify}[command](args)
+            {"train": resume, "plan": plan, "evaluate": evaluate, "tune": tune, "verify": verify}[command](args)
     except (HydraException, OmegaConfBaseException, UserError) as error:
         line = refusal(error, lambda without: compose.known_keys(command, args, without))
         if line is None:
@@ -178,6 +179,18 @@ def evaluate(args: Namespace) -> None:
 
     log_to(logging.StreamHandler(sys.stdout))
     evaluate(cfg, run_dir)
+
+
+def tune(args: Namespace) -> None:
+    """`metarun tune`: runs of the same line after `train`, with values searched for."""
+    try:
+        from metarun.tune.command import tune as search
+    except ModuleNotFoundError as error:
+        if error.name != "optuna":
+            raise
+        raise UserError("tune needs Optuna; pip install 'metarun[tune]'") from error
+    log_to(logging.StreamHandler(sys.stdout))
+    search(args)
 
 
 def verify(args: Namespace) -> None:

@@ -91,15 +91,14 @@ def run_values(cfg: DictConfig) -> dict[str, Any]:
     return values(OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key not in ("hydra", "sweep")]))
 
 
-def quoted(text: str) -> str:
-    """Any text, a path say, as a value in Hydra's grammar."""
-    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{escaped}'"
+def unswept(overrides: list[str]) -> list[str]:
+    """The overrides that give one value, and not several to try."""
+    return [str(override.input_line) for override in parse(overrides) if not override.is_sweep_override()]
 
 
 def known_keys(command: str, args: Namespace, without: str) -> list[str]:
     """Every key of the config and every group that the command line would compose without the override `without`."""
-    rest = [override.input_line for override in parse(args.overrides) if override.key_or_group != without]
+    rest = [override.input_line for override in parse(unswept(args.overrides)) if override.key_or_group != without]
     cfg = compose(command, Namespace(overrides=rest, config_dir=args.config_dir))
     return list(keys(cfg))
 

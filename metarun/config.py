@@ -1,6 +1,7 @@
 """Checks of a configuration before torch is imported: ranges and choices of the keys that every run has."""
 
 import difflib
+import shlex
 from collections.abc import Iterable, Mapping
 from numbers import Real
 from pathlib import Path
@@ -103,6 +104,31 @@ def get(cfg: Mapping[str, Any], key: str) -> Any:
             raise UserError(f"{key}: a value is needed; {key}=...")
         value = value[name]
     return value
+
+
+def flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The values of a config by their dotted keys; a list is one value."""
+    found: dict[str, Any] = {}
+    for key, value in node.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return found
+
+
+def quoted(text: str) -> str:
+    """Any text, a path say, as a value in Hydra's grammar."""
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
+
+
+def path_text(path: Path | str) -> str:
+    """A path as a value in Hydra's grammar, plain where it can be."""
+    plain = all(character.isalnum() or character in "/._-+" for character in str(path))
+    return str(path) if plain else quoted(str(path))
+
+
+def word(key: str, path: Path | str) -> str:
+    """`key=path` for a command that is to be copied into a shell."""
+    return shlex.quote(f"{key}={path_text(path)}")
 
 
 def refused(key: str, value: Any, expected: str) -> UserError:

@@ -9,6 +9,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from metarun.checkpoint import load_checkpoint, save_checkpoint
+from metarun.compose import parse
 from metarun.earlier import completed
 from metarun.errors import UserError
 from metarun.results import selected
@@ -20,27 +21,30 @@ TOLD = ("state", "step", "steps", "step_seconds", "seconds", "peak_memory", "bes
 
 def export(run_dir: Path, folder: Path) -> Path:
     """Copies the run into `folder`: its tested checkpoints, its configuration, its metrics. `metarun evaluate run=` takes it, with
-    `dataset.root=`; the training cannot go on there. Returns `folder`. Raises UserError if there is a run in it, or none in `run_dir`.
+    `dataset.root=`; the training cannot go on there. Returns `folder`. Raises UserError if that is there already, or no run in `run_dir`.
     """
     facts = read_json(run_dir / "config.json")
     if "config" not in facts:
         raise UserError(f"{run_dir}: holds no run")
-    if (folder / "checkpoints").exists():
-        raise UserError(f"{folder}: holds a run already")
-    (folder / "checkpoints").mkdir(parents=True)
-    for name in selected(run_dir, completed(facts["config"])["protocol"]):
-        checkpoint = load_checkpoint(run_dir, name)
+    if folder.exists():
+        raise UserError(f"{folder}: is there already")
+    names = selected(run_dir, completed(facts["config"])["protocol"])
+    checkpoints = {name: load_checkpoint(run_dir, name) for name in {*names, *(["last"] if len(names) > 1 else [])}}
+    overrides = run_dir / ".hydra/overrides.yaml"
+    words = [str(word) for word in OmegaConf.load(overrides)] if overrides.exists() else []
+    draft = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(draft, ignore_errors=True)
+    for part in ("checkpoints", ".hydra"):
+        (draft / part).mkdir(parents=True)
+    for name, checkpoint in checkpoints.items():
         model = {key: value for key, value in checkpoint.items() if key in KEPT}
-        save_checkpoint(folder / "checkpoints" / f"{name}.pt", {**model, "config": anywhere(checkpoint["config"])})
-    write_json(folder / "config.json", {**facts, "config": anywhere(facts["config"])})
-    write_json(folder / "status.json", {key: value for key, value in read_json(run_dir / "status.json").items() if key in TOLD})
-    shutil.copyfile(run_dir / "metrics.csv", folder / "metrics.csv")
-    words = OmegaConf.to_container(OmegaConf.load(run_dir / ".hydra/overrides.yaml"))
-    assert isinstance(words, list)
-    (folder / ".hydra").mkdir()
-    OmegaConf.save(
-        OmegaConf.create([word for word in words if not str(word).startswith("dataset.root=")]), folder / ".hydra/overrides.yaml"
-    )
+        save_checkpoint(draft / "checkpoints" / f"{name}.pt", {**model, "config": anywhere(checkpoint["config"])})
+    write_json(draft / "config.json", {**facts, "config": anywhere(facts["config"])})
+    write_json(draft / "status.json", {key: value for key, value in read_json(run_dir / "status.json").items() if key in TOLD})
+    shutil.copyfile(run_dir / "metrics.csv", draft / "metrics.csv")
+    placeless = [override.input_line for override in parse(words) if override.key_or_group != "dataset.root"]
+    OmegaConf.save(OmegaConf.create(placeless), draft / ".hydra/overrides.yaml")
+    draft.rename(folder)
     return folder
 
 

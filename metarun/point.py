@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from metarun import child, slurm
-from metarun.compose import parse, quoted
+from metarun.compose import parse
+from metarun.config import quoted
 from metarun.earlier import FREE_ON_RESUME
 from metarun.errors import TrainingError
 from metarun.signals import Signals
@@ -33,7 +34,7 @@ def run_point(folder: Path, overrides: Sequence[str], flags: Sequence[str], retr
     said = read_json(folder / "status.json")
     if state(folder) != FINISHED:
         raise TrainingError(said.get("error") or "cut off")
-    accuracy = float((said.get("test") or said["best"])["accuracy"])
+    accuracy = float((said.get("test") or said.get("best") or {"accuracy": "nan"})["accuracy"])
     log.info("%s: finished, %.2f %%", folder.name, accuracy)
     return accuracy
 

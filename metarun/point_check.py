@@ -20,13 +20,14 @@ class PointCheck:
     def __init__(self, local: bool) -> None:
         self.local, self.sources = local, dict[str, Any]()
 
-    def __call__(self, cfg: Config) -> None:
+    def __call__(self, cfg: Config) -> str | None:
+        """Returns the fingerprint of the images that are trained on, where they are looked at."""
         check(cfg)
         check_targets(cfg)
         learner = make_learner(cfg, Device("cpu"))
         make_optimizer(cfg, learner.parameters())
         if not self.local:
-            return
+            return None
         Device(**cfg["device"])
         source = self.source(cfg["dataset"])
         training = training_episodes(cfg, source)
@@ -36,6 +37,7 @@ class PointCheck:
         refuse_ways(learner, training, "task")
         refuse_ways(learner, test, "protocol")
         refuse_overlap(cfg, training.table.names, test.table)
+        return training.table.fingerprint
 
     def source(self, node: Config) -> Any:
         """The source of images of a dataset node, whose splits are read once."""

@@ -17,6 +17,7 @@ from metarun.ensemble import Ensemble
 from metarun.errors import UserError
 from metarun.evaluation import Result
 from metarun.evaluation import evaluate as score
+from metarun.status import now
 
 log = logging.getLogger(__name__)
 
@@ -97,6 +98,7 @@ def _record(
         "per_episode": np.round(result.accuracies, 4).tolist(),
         "per_class": {name: list(counts) for name, counts in result.per_class.items()},
         "config": cfg,
+        "tested": now(),
         "versions": versions(),
     }
 

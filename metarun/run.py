@@ -14,6 +14,7 @@ from typing import IO, Any
 import numpy as np
 
 from metarun.checkpoint import save_checkpoint
+from metarun.config import flat, word
 from metarun.errors import TrainingError, UserError
 from metarun.status import CUT_OFF, FAILED, FINISHED, RUNNING, read_json, report, whereabouts, write_json
 
@@ -43,8 +44,11 @@ class Run:
         if metrics_bytes == 0:
             csv.writer(self.metrics).writerow(["step", "split", "name", "value"])
         self.board = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
-        write_json(folder / "config.json", {key: value for key, value in (facts or {}).items() if key != "data"})
-        self.begin, self.before = time.perf_counter(), read_json(folder / "status.json").get("seconds", 0.0) if checkpoint else 0.0
+        told = {key: value for key, value in (facts or {}).items() if key != "data"}
+        write_json(folder / "config.json", told | {"data_fingerprint": facts["data"]["fingerprint"]} if facts else {})
+        if checkpoint is None:
+            (folder / "status.json").unlink(missing_ok=True)  # of an attempt that left no checkpoint
+        self.begin, self.before = time.perf_counter(), read_json(folder / "status.json").get("seconds", 0.0)
         self.report(state=RUNNING, error=None, step=step, **whereabouts())
 
     def report(self, **values: Any) -> None:
@@ -72,7 +76,8 @@ class Run:
 
     def conclude(self, cfg: Mapping[str, Any], accuracy: float) -> None:
         """Writes the config once more beside the tested accuracy, for TensorBoard's table of hyperparameters."""
-        self.board.add_hparams(_flat(cfg), {"hparam/test_accuracy": accuracy}, run_name=".")
+        plain = {key: value if isinstance(value, bool | int | float | str) else str(value) for key, value in flat(cfg).items()}
+        self.board.add_hparams(plain, {"hparam/test_accuracy": accuracy}, run_name=".")
 
     def flush(self) -> int:
         """Makes the metrics durable; returns their length in bytes, as a checkpoint remembers it."""
@@ -108,7 +113,7 @@ def refuse_taken(folder: Path, resume: bool) -> None:
     if (folder / ".lock").exists():
         os.close(_lock(folder))
     if not resume and any((folder / "checkpoints").glob("*.pt")):
-        raise UserError(f"{folder}: holds a run already; go on with it by resume={folder}, or choose another hydra.run.dir")
+        raise UserError(f"{folder}: holds a run already; go on with it by {word('resume', folder)}, or choose another hydra.run.dir")
 
 
 def _line(error: BaseException | None) -> str | None:
@@ -129,14 +134,3 @@ def _lock(folder: Path) -> int:
                 os.close(handle)
                 raise UserError(f"{folder}: this run is in use by another process") from None
             time.sleep(0.02)
-
-
-def _flat(cfg: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The config as TensorBoard's hparams want it: dotted keys, plain values."""
-    flat: dict[str, Any] = {}
-    for key, value in cfg.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value if isinstance(value, bool | int | float | str) else str(value)
-    return flat

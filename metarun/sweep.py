@@ -25,7 +25,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from metarun import child, compose, slurm
-from metarun.config import refuse_unwritable
+from metarun.config import flat, refuse_unwritable, shown
 from metarun.earlier import FREE_ON_RESUME
 from metarun.errors import TrainingError, UserError
 from metarun.point_check import PointCheck
@@ -69,6 +69,8 @@ class Sweep:
         """Expands and checks every point, then runs what is still to do. Raises UserError for a bad point, before anything is written;
         TrainingError, which says which and why, if some jobs did not finish.
         """
+        if batch_size is not None and batch_size < 1:
+            raise UserError(f"hydra.sweeper.max_batch_size: {batch_size} is not allowed; expected an integer of at least 1 or null")
         refuse_unwritable("hydra.sweep.dir", self.folder)
         points = self.points(words)
         before = {point: point.state for point in points}
@@ -76,7 +78,7 @@ class Sweep:
         self.folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self.config, self.folder / "multirun.yaml")
         log.info("sweep %s: %d jobs, %d of them to do", self.folder, len(points), len(due))
-        size = batch_size or len(due)
+        size = len(due) if batch_size is None else batch_size
         with slurm.telling_what_goes_on(self.folder):
             for first in range(0, len(due), max(1, size)):
                 self.launch(due[first : first + size], first)
@@ -89,26 +91,36 @@ class Sweep:
 
     def points(self, words: Sequence[Sequence[str]]) -> list[Point]:
         """Every point of the grids, checked; the same point but once."""
-        check, found = PointCheck(local=self.is_local()), dict[Path, Point]()
-        if self.config.sweep.retry not in (FAILED, "none"):
-            raise UserError(f"sweep.retry: {self.config.sweep.retry} is not allowed; expected one of {FAILED}, none")
-        parser = OverridesParser.create(config_loader=self.context.config_loader)
-        grids = [BasicSweeper.split_arguments(parser.parse_overrides(list(grid)), None)[0] for grid in words]
-        expanded = [point for grid in grids for point in grid]
-        common = set.intersection(*map(set, expanded))
+        retry = OmegaConf.select(self.config, "sweep.retry")
+        if retry not in (FAILED, "none"):
+            raise UserError(f"sweep.retry: {shown(retry)} is not allowed; expected one of {FAILED}, none")
+        expanded = [point for grid in words for point in self.expanded(grid)]
+        if not expanded:
+            raise UserError(f"{' '.join(words[0])}: a sweep without a point; a range is empty, or nothing matches a glob")
+        check, found, common = PointCheck(local=self.is_local()), dict[Point, dict[str, Any]](), set.intersection(*map(set, expanded))
         for point in expanded:
             try:
                 config = self.context.config_loader.load_sweep_config(self.config, point)
                 values = compose.run_values(config)
-                check(values)
+                one = Point(tuple(point), self.folder / run_name(values, config.hydra.runtime.choices))
+                refuse_other_data(one.folder, check(values))
+                refuse_unlike(values, next((seen for other, seen in found.items() if other.folder == one.folder), values))
             except Exception as error:
                 line, own = refusal(error), [word for word in point if word not in common]
                 if line is None:
                     raise
                 raise UserError(f"{line} (at {' '.join(own)})" if own else line) from error
-            folder = self.folder / run_name(values, config.hydra.runtime.choices)
-            found.setdefault(folder, Point(tuple(point), folder))
-        return list(found.values())
+            if all(other.folder != one.folder for other in found):
+                found[one] = values
+        return list(found)
+
+    def expanded(self, grid: Sequence[str]) -> list[list[str]]:
+        """The points of one grid, in Hydra's grammar. Raises UserError for what only a search takes."""
+        overrides = OverridesParser.create(config_loader=self.context.config_loader).parse_overrides(list(grid))
+        for override in overrides:
+            if override.is_sweep_override() and not override.is_discrete_sweep():
+                raise UserError(f"{override.input_line}: a sweep takes choices and ranges; metarun tune searches intervals")
+        return BasicSweeper.split_arguments(overrides, None)[0]
 
     def is_local(self) -> bool:
         """Whether the jobs run on this machine, which then has their data."""
@@ -159,7 +171,7 @@ def saving_first(points: Sequence[Point]) -> Iterator[None]:
     def interrupt(number: int, frame: object) -> None:
         signal.signal(signal.SIGINT, before)
         said = {point: read_json(point.folder / "status.json") for point in points if point.state == RUNNING}
-        mine = [point for point in said if said[point].get("host") == platform.node() and child.is_below(said[point]["pid"])]
+        mine = [point for point in said if said[point].get("host") == platform.node() and child.is_below(said[point].get("pid", 0))]
         for point in mine:
             with suppress(ProcessLookupError):
                 os.kill(said[point]["pid"], signal.SIGTERM)  # its worker may have sent SIGINT already
@@ -192,9 +204,26 @@ def reason(point: Point, found: str | None) -> str:
     return f"{at}: {why}" if why else at
 
 
+def refuse_unlike(values: Mapping[str, Any], seen: Mapping[str, Any]) -> None:
+    """Raises UserError where two points of a sweep are one run, and yet not the same: they differ in how or where it is done."""
+    ours, theirs = flat(values), flat(seen)
+    for key in ours:
+        if ours[key] != theirs[key]:
+            raise UserError(
+                f"{key}: {shown(theirs[key])} and {shown(ours[key])} make one and the same run; sweep them in folders of their own"
+            )
+
+
+def refuse_other_data(folder: Path, fingerprint: str | None) -> None:
+    """Raises UserError if the run that has this folder was begun with other images; None: they cannot be told here."""
+    begun = read_json(folder / "config.json").get("data_fingerprint")
+    if fingerprint and begun and fingerprint != begun:
+        raise UserError(f"dataset: its images are not those that {folder} was begun with; choose another hydra.sweep.dir")
+
+
 def run_name(values: Mapping[str, Any], choices: Mapping[str, str]) -> str:
     """The folder of a run in a sweep: what it is in a few words, and a hash of everything that makes it another run."""
-    identity = json.loads(json.dumps(values))
+    identity = {**json.loads(json.dumps(values)), "experiment": choices.get("experiment")}
     for key in ASIDE:
         group, _, name = key.rpartition(".")
         (identity.get(group, {}) if group else identity).pop(name, None)

@@ -13,6 +13,7 @@ from typing import Any
 from metarun.algorithms.base import FewShotLearner
 from metarun.assembly import Config, Data, Split, make_learner, make_optimizer, refuse_overlap, refuse_ways
 from metarun.checkpoint import load_checkpoint, newest, versions
+from metarun.config import word
 from metarun.device import Device
 from metarun.diagnostics import QUICK_MODES, diagnose, scalars
 from metarun.errors import UserError
@@ -84,7 +85,7 @@ def train(cfg: Config, run_dir: Path, choices: Mapping[str, str] | None = None) 
             trainer.load(job.checkpoint)
         trainer.fit()
         if not cfg["test"]:
-            return trainer.best
+            return {"accuracy": trainer.best["accuracy"] if trainer.best["step"] else float("nan")}
         record = evaluate(cfg, run_dir)
         run.log(trainer.step, record["split"], {"accuracy": record["accuracy"]})
         run.conclude(cfg, record["accuracy"])
@@ -98,12 +99,13 @@ def stopping(run_dir: Path) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        log.info("stopped; go on with: metarun train resume=%s", run_dir)
+        log.info("stopped; go on with: metarun train %s", word("resume", run_dir))
         raise
     except OSError as error:
         if error.errno not in DISK_FULL:
             raise
-        raise UserError(f"{run_dir}: cannot be written ({error.strerror}); free some space and go on with resume={run_dir}") from error
+        how = f"free some space and go on with {word('resume', run_dir)}"
+        raise UserError(f"{run_dir}: cannot be written ({error.strerror}); {how}") from error
 
 
 def _validate(cfg: Config, job: Job, run: Run, step: int) -> dict[str, float]:

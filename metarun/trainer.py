@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from tqdm import tqdm
 
+from metarun.config import word
 from metarun.device import Device
 from metarun.errors import TrainingError
 from metarun.meta_gradient import MetaGradient
@@ -99,7 +100,7 @@ class Trainer:
                     self.save("last")
                 if signals.received:
                     bar.close()
-                    log.info("stopped at step %d; go on with: metarun train resume=%s", self.step, self.run.folder)
+                    log.info("stopped at step %d; go on with: metarun train %s", self.step, word("resume", self.run.folder))
                     raise SystemExit(128 + signals.received)
 
     def finished(self) -> bool:

@@ -122,7 +122,8 @@ def test_nothing_to_show(metarun: Metarun, outputs: Path, words: str, out: str) 
 def test_a_run_tested_later_has_its_own_protocols_number(metarun: Metarun, tmp_path: Path) -> None:
     folder = fabricate(tmp_path / "outputs/a", test=None)
     record = json.loads((folder / "evaluations/0123456789abcdef.json").read_text())
-    (folder / "evaluations/other.json").write_text(json.dumps({**record, "shots": 5, "accuracy": 99.0}))
+    other = {**record["config"], "protocol": {**record["config"]["protocol"], "batch_norm": "running"}}
+    (folder / "evaluations/other.json").write_text(json.dumps({**record, "config": other, "accuracy": 99.0}))
     assert "90.00 ± 0.50" in metarun("runs").out
 
 

@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 
+from metarun.config import word
 from metarun.errors import UserError
 
 SETTINGS = ("batch_norm", "split", "selection", "ensemble")
 """What two tests on the same episodes may differ in, beside the learner."""
 EPISODES = ("split", "ways", "shots", "queries", "episodes", "seed")
 """The keys of a protocol that say which episodes it has."""
+
 NEEDED = (
     "accuracy", "ci95", "episodes", "ways", "shots", "queries", "batch_norm", "split", "seed", "episodes_sha256", "data_fingerprint",
     "checkpoint_sha256", "checkpoint_step", "selection", "per_episode", "config",
@@ -58,7 +60,7 @@ def found(run: str) -> list[Record]:
         raise UserError(f"{run}: no such folder; expected a run folder or the file of an evaluation")
     files = [path] if path.is_file() else list((path / "evaluations").glob("*.json"))
     if not files:
-        hint = f"metarun evaluate run={run}" if (path / "checkpoints").is_dir() else "expected a run folder"
+        hint = f"metarun evaluate {word('run', run)}" if (path / "checkpoints").is_dir() else "expected a run folder"
         raise UserError(f"{run}: no evaluation in it; {hint}")
     return [_read(file, run) for file in sorted(files, key=lambda file: (-file.stat().st_mtime_ns, file.name))]
 
@@ -120,4 +122,4 @@ def _remedy(candidates: Sequence[Sequence[Record]]) -> str:
     if wanted.tested[1][:8] not in images:
         return f"their images differ too ({wanted.tested[1][:8]} and {', '.join(sorted(images))}), so both need tests on the same dataset"
     protocol = wanted.values["config"]["protocol"]
-    return " ".join(["metarun evaluate", f"run={lacking[0].run}", *(f"protocol.{key}={protocol[key]}" for key in EPISODES)])
+    return " ".join(["metarun evaluate", word("run", lacking[0].run), *(f"protocol.{key}={protocol[key]}" for key in EPISODES)])

@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from metarun import compose, earlier
 from metarun.commands import log_to
 from metarun.compare.records import EPISODES, Record
-from metarun.config import check, refused, shown
+from metarun.config import check, quoted, refused, shown
 from metarun.errors import UserError
 from metarun.refusals import refusal
 from metarun.targets import check_targets
@@ -24,7 +24,7 @@ def retested(runs: Sequence[str], overrides: Sequence[str]) -> list[Record]:
     for run in runs:
         if not Path(run).is_dir():
             raise UserError(f"{run}: is no folder; {overrides[0]} has every run tested anew, and that takes run folders")
-    lines = [Namespace(overrides=[f"run={_quoted(run)}", *overrides], config_dir=None) for run in runs]
+    lines = [Namespace(overrides=[f"run={quoted(run)}", *overrides], config_dir=None) for run in runs]
     try:
         configs = [earlier.evaluated(line) for line in lines]
         for cfg, _ in configs:
@@ -51,8 +51,3 @@ def _refuse_different_episodes(runs: Sequence[str], protocols: Sequence[Mapping[
                 raise UserError(f"protocol.{key}: {both}; expected one value for all, like protocol.{key}={shown(first)}")
     if protocols[0]["episodes"] < 2:
         raise refused("protocol.episodes", protocols[0]["episodes"], "at least 2 to compare")
-
-
-def _quoted(text: str) -> str:
-    """As a value in Hydra's grammar, whatever stands in it."""
-    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"

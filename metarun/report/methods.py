@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from metarun.catalogue import Found
-from metarun.config import shown
+from metarun.config import flat, shown
 from metarun.runs.summary import group
 
 SAME_METHOD = (
@@ -79,16 +79,7 @@ def _styled(entries: Sequence[tuple[int, str, Sequence[Found]]]) -> Iterator[Met
 
 def own(run: Found) -> dict[str, Any]:
     """The configuration that makes a method, by dotted keys."""
-    return {key: value for key, value in flat(run.config) if key not in SAME_METHOD and key.partition(".")[0] not in SAME_METHOD}
-
-
-def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted keys and their plain values or lists."""
-    for key, value in values.items():
-        if isinstance(value, Mapping) and value:
-            yield from flat(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
+    return {key: value for key, value in flat(run.config).items() if key not in SAME_METHOD and key.partition(".")[0] not in SAME_METHOD}
 
 
 def labels(algorithm: str, variants: Mapping[str, Sequence[Found]]) -> Iterator[tuple[str, Sequence[Found]]]:

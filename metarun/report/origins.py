@@ -13,10 +13,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from metarun.catalogue import Found
 from metarun.compose import compose
-from metarun.config import shown
+from metarun.config import flat, path_text, shown
 from metarun.earlier import GROUPS_OF_A_TEST
 from metarun.errors import UserError
-from metarun.report.methods import flat
 
 NO_PART = ("resume", "_partial_", "_convert_")
 
@@ -32,10 +31,10 @@ def training_command(run: Found) -> str | None:
 
 def test_command(run: Found, record: Mapping[str, Any]) -> str:
     """The line that repeats a test: what its configuration has that the run's own has not."""
-    own = dict(flat(run.config))
-    other = {key: value for key, value in flat(record["config"]) if key.partition(".")[0] in GROUPS_OF_A_TEST and key in own}
+    own = flat(run.config)
+    other = {key: value for key, value in flat(record["config"]).items() if key.partition(".")[0] in GROUPS_OF_A_TEST and key in own}
     words = [f"{key}={written(value)}" for key, value in other.items() if value != own[key]]
-    return shlex.join(["metarun", "evaluate", f"run={run.folder}", *words])
+    return shlex.join(["metarun", "evaluate", f"run={path_text(run.folder)}", *words])
 
 
 def recipe(run: Found) -> str:
@@ -54,7 +53,7 @@ def differences(run: Found) -> list[tuple[str, str, str]] | None:
     plain = composed(words)
     if plain is None:
         return None
-    own = dict(flat(run.config))
+    own = flat(run.config)
     keys = [key for key in own if key.rpartition(".")[2] not in NO_PART]
     return [(key, text(plain, key), text(own, key)) for key in keys if plain.get(key) != own[key]]
 
@@ -70,7 +69,7 @@ def composed(words: tuple[str, ...]) -> dict[str, Any] | None:
         cfg: Any = OmegaConf.to_container(compose("train", Namespace(overrides=list(words), config_dir=None)), resolve=True)
     except (HydraException, OmegaConfBaseException, UserError):
         return None
-    return dict(flat(cfg))
+    return flat(cfg)
 
 
 def text(values: Mapping[str, Any], key: str) -> str:

@@ -13,8 +13,9 @@ from markupsafe import Markup
 
 from metarun import __version__
 from metarun.catalogue import Found
+from metarun.config import flat
 from metarun.report import origins, sections
-from metarun.report.methods import flat, settings
+from metarun.report.methods import settings
 from metarun.report.papers import tables
 from metarun.report.run_pages import run_pages
 from metarun.runs.summary import accuracy
@@ -30,7 +31,7 @@ def page(runs: Sequence[Found], root: Path, episodes: int) -> str:
         loader=PackageLoader("metarun.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= FILTERS
-    environment.globals |= {"flat": lambda values: list(flat(values)), "counted": counted}
+    environment.globals |= {"flat": lambda values: list(flat(values).items()), "counted": counted}
     style, script = ((files("metarun.report") / "templates" / name).read_text("utf-8") for name in ("style.css", "script.js"))
     states, by_setting, pages = Counter(run.state for run in runs), settings(runs), list(run_pages(runs, root, episodes))
     return environment.get_template("page.html.j2").render(

@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import os
 import shutil
 import sys
 from argparse import RawDescriptionHelpFormatter
@@ -38,7 +37,8 @@ COLUMNS = (
 def command(words: list[str]) -> None:
     """Prints the grid. Raises UserError for a folder that is none, and for a state or a key that there is not."""
     args = parser().parse_intermixed_args(joined(words))
-    folders, filters = [word for word in args.words if "=" not in word], [word for word in args.words if "=" in word]
+    folders = [word for word in args.words if "=" not in word or Path(word).exists()]  # a folder may be named `lr=0.1`
+    filters = [word for word in args.words if word not in folders]
     if len(folders) > 1:
         raise UserError(f"{folders[1]}: not understood; expected one folder, then key=value")
     states, root = wanted_states(args.state), Path(folders[0] if folders else "outputs")
@@ -49,10 +49,7 @@ def command(words: list[str]) -> None:
         said = table(rows, root, width()) if rows else f"no {'such ' if there else ''}runs below {root}"
     else:
         said = as_csv(rows) if args.format == "csv" else json.dumps(rows, indent=1)
-    try:
-        print(said, flush=True)
-    except BrokenPipeError:  # whoever reads, `head` perhaps, has enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    print(said, flush=True)
 
 
 def parser() -> Parser:

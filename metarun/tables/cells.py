@@ -56,9 +56,8 @@ def made(order: Order) -> Table:
     refuse_roots(order.roots or {}, tests.values())
     runs = find_runs(order.root) if order.root.exists() else []
     notes, lacking = Notes(order.config_dir), Lacking(order.root, seeds, order.roots or {}, order.config_dir)
-    cells = []
+    cells, found = [], numbers(Path(order.config_dir) / "table" / "published.csv" if order.config_dir else None)
     for asked in definition.cells:
-        found = numbers(Path(order.config_dir) / "table" / "published.csv" if order.config_dir else None)
         cell = with_published(Cell(asked.row, asked.column.name), asked, found)
         if asked in empty:
             filling = filled(empty[asked], runs, seeds, order.config_dir)
@@ -118,7 +117,7 @@ def with_runs(cell: Cell, filling: Filling, order: Order) -> Cell:
     )
     accuracy, ci95 = fmean(run.accuracy for run in runs), interval([record for _, record in tested])
     apart = (*filling.settings, *departures(filling.test, composed(filling.published, order.config_dir)))
-    settings = [f"{difference} (recipe {difference.recipe})" for difference in apart] + ended_early(tested)
+    settings = [f"{difference} (recipe {difference.recipe})" for difference in apart] + ended_early(tested) + on_other_data(tested)
     difference = None if cell.published is None else accuracy - cell.published
     return replace(
         cell,
@@ -142,6 +141,12 @@ def ended_early(tested: Sequence[tuple[Found, Mapping[str, Any]]]) -> list[str]:
     ]
 
 
+def on_other_data(tested: Sequence[tuple[Found, Mapping[str, Any]]]) -> list[str]:
+    """What is to be said of runs that were tested on other images than the first."""
+    first = tested[0][1].get("data_fingerprint")
+    return [f"seed {run.config['seed']} was tested on other images" for run, record in tested if record.get("data_fingerprint") != first]
+
+
 def interval(records: Sequence[Mapping[str, Any]]) -> float | None:
     """Half of the 95 % interval over test tasks of the mean over seeds. All seeds have the same tasks, so a task counts once, by its mean
     over them. None for a single task, and for a test that cannot be matched task by task.
@@ -150,6 +155,6 @@ def interval(records: Sequence[Mapping[str, Any]]) -> float | None:
         ci95: float | None = records[0]["ci95"]
         return ci95
     tasks = list(zip(*(record["per_episode"] for record in records), strict=False))
-    if len({record["episodes_sha256"] for record in records}) > 1 or len(tasks) < 2:
+    if len({(record["episodes_sha256"], record.get("data_fingerprint")) for record in records}) > 1 or len(tasks) < 2:
         return None
     return 1.96 * stdev(fmean(task) for task in tasks) / sqrt(len(tasks))

@@ -1,6 +1,5 @@
 """`metarun table NAME [DIR]`: a paper's table from the runs below a folder."""
 
-import os
 import sys
 from argparse import Namespace, RawDescriptionHelpFormatter
 from collections.abc import Iterator, Mapping, Sequence
@@ -135,10 +134,7 @@ def listed(config_dir: str | None) -> list[str]:
 def write(text: str, out: str | None) -> None:
     """To a file or to stdout. Raises UserError for a file that cannot be written."""
     if out is None:
-        try:
-            print(text, flush=True)
-        except BrokenPipeError:  # whoever reads, `head` perhaps, has enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print(text, flush=True)
         return
     try:
         Path(out).write_text(text + "\n")

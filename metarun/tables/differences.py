@@ -10,16 +10,30 @@ from hydra.errors import HydraException
 from hydra.utils import get_object
 from omegaconf import OmegaConf
 
+from metarun.config import flat
 from metarun.earlier import SINCE_ADDED
 from metarun.errors import UserError
-from metarun.tables.recipe import composed, flat, text
+from metarun.tables.recipe import composed, text
 
 # No part of what is trained: randomness that is counted as such, where and how it is done, what is only looked at. The protocol decides
 # about the test, whose record carries it.
 ASIDE = (
-    *("seed", "resume", "test", "sweep", "device", "protocol", "tasks_per_chunk", "algorithm.recompute"),
-    *("log_every", "checkpoint_every", "val_every", "keep_best", "dataset.root", "dataset.residency", "dataset.download"),
+    *(
+        "seed",
+        "resume",
+        "test",
+        "sweep",
+        "protocol",
+        "tasks_per_chunk",
+        "algorithm.recompute",
+        "log_every",
+        "checkpoint_every",
+        "keep_best",
+    ),
+    *("device._target_", "device.name", "device.threads", "device.keep_memory", "device.deterministic"),
+    *("dataset.root", "dataset.residency", "dataset.download"),
 )
+OF_SELECTION = ("val_every", "protocol.val_episodes")  # nothing depends on them where the last checkpoint is tested
 UNSET = "unset"
 SWAPPED = ("optimizer", "scheduler")  # groups whose choice may differ from the recipe's; with another algorithm it would be another cell
 
@@ -58,7 +72,8 @@ def differences(
         OmegaConf.update(config, key, theirs[key], merge=False, force_add=True)
     resolved: Any = flat(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
     expected = unflat({**flat(reference.values), **{key: resolved[key] for key in following}})
-    found += [Difference(key, *map(text, pair)) for key, pair in sorted(unlike(values, expected).items()) if not is_aside(key)]
+    selection = values["protocol"]["selection"]
+    found += [Difference(key, *map(text, pair)) for key, pair in sorted(unlike(values, expected).items()) if not is_aside(key, selection)]
     return tuple(found)
 
 
@@ -88,7 +103,10 @@ def left_out(values: Mapping[str, Any], key: str) -> Any:
     return UNSET if default is Parameter.empty else default
 
 
-def is_aside(key: str) -> bool:
+def is_aside(key: str, selection: str = "last") -> bool:
+    """Whether nothing that is trained depends on a key, where the checkpoint to be tested is selected so."""
+    if key in OF_SELECTION:
+        return selection == "last"
     return any(key == name or key.startswith(f"{name}.") for name in ASIDE)
 
 

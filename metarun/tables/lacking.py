@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from metarun import compose
 from metarun.catalogue import Found
+from metarun.config import path_text
 from metarun.status import FAILED, RUNNING
 from metarun.tables.matching import Filling
 from metarun.tables.protocol import words_of_test
@@ -77,12 +77,6 @@ class Lacking:
     def is_rootless(self, filling: Filling) -> bool:
         """Whether nobody said where the cell's data are."""
         return not self.root_of(filling) and filling.training.values["dataset"].get("root", "") is None
-
-
-def path_text(path: Path | str) -> str:
-    """A path as a value in Hydra's grammar, plain where it can be."""
-    plain = all(character.isalnum() or character in "/._-+" for character in str(path))
-    return str(path) if plain else compose.quoted(str(path))
 
 
 def is_of_sweep(run: Found, root: Path) -> bool:

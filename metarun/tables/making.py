@@ -5,10 +5,10 @@ import traceback
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 
-from metarun import cli, compose
+from metarun import cli
+from metarun.config import path_text, quoted
 from metarun.errors import TrainingError, UserError
 from metarun.tables.cells import Order, made
-from metarun.tables.lacking import path_text
 
 
 def make(order: Order, trainings: bool, more: Sequence[str] = ()) -> list[str]:
@@ -33,7 +33,7 @@ def train(order: Order, flags: Sequence[str], more: Sequence[str]) -> list[str]:
     if needs:
         raise UserError(f"{needs[0]}: a folder is needed for the trainings; {needs[0]}=DIR")
     failed = []
-    points = [f"[{','.join(map(compose.quoted, one.words))}]" for one in missing if one.kind == "training"]
+    points = [f"[{','.join(map(quoted, one.words))}]" for one in missing if one.kind == "training"]
     if points:
         word = f"hydra.sweeper.points=[{','.join(points)}]"
         line = [*flags, "--multirun", f"hydra.sweep.dir={path_text(order.root)}", word, *more]
@@ -53,6 +53,8 @@ def attempt(what: str, call: Callable[[], object], but: type[Exception] | tuple[
     except (TrainingError, UserError) as error:
         return [f"{what}: {error}"]
     except SystemExit as left:
+        if left.code in (130, 143):  # told to stop
+            raise
         return [f"{what}: exit code {left.code}"] if left.code else []
     except Exception as error:
         traceback.print_exception(error)

@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from metarun.catalogue import Found
+from metarun.config import flat
 from metarun.earlier import SINCE_ADDED_TO_PROTOCOL
 from metarun.tables.differences import Difference
-from metarun.tables.recipe import Recipe, composed, flat, text
+from metarun.tables.recipe import Recipe, composed, text
 
 KEYS = ("split", "episodes", "seed", "ways", "shots", "queries", "batch_norm", "selection", "ensemble")
 TOGETHER = ("ways", "shots", "queries")  # one may follow another, so none is left to chance where one changes

@@ -1,7 +1,7 @@
 """Configurations behind a table, composed once each."""
 
 from argparse import Namespace
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from metarun import compose
-from metarun.config import shown
+from metarun.config import quoted, shown
 from metarun.errors import UserError
 from metarun.refusals import refusal
 
@@ -49,23 +49,10 @@ def experiments(config_dir: str | None = None) -> tuple[str, ...]:
         return tuple(compose.options("train", "experiment", compose.with_config_dir(Namespace(overrides=[], config_dir=config_dir))))
 
 
-def flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The values of a config by their dotted keys; a list is one value."""
-    return dict(_leaves(node, prefix))
-
-
-def _leaves(node: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-    for key, value in node.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
 def text(value: Any) -> str:
     """A value in Hydra's grammar, as short as can be."""
     if isinstance(value, list | tuple):
         return f"[{','.join(map(text, value))}]"
     if isinstance(value, str) and not (value and all(c.isalnum() or c in "_-+./" for c in value)):
-        return compose.quoted(value)
+        return quoted(value)
     return shown(value)
