@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from helpers import TINY, Metarun, composed
+from PIL import Image
 
 from metarun.status import held
 from metarun.sweep import run_name
@@ -42,6 +43,12 @@ def wait_until(condition: Any, seconds: float = 60) -> None:
         ("task.ways=3,100000", "task.ways: 100000 is not allowed; the train split has 300 classes (at task.ways=100000)"),
         ("algorithm=maml protocol.ways=3,4", "protocol.ways: 4 is not allowed; MAML is built for 3 (at protocol.ways=4)"),
         ("seed=0,1 sweep.retry=maybe", "sweep.retry: maybe is not allowed; expected one of failed, none"),
+        ("sweep=null", "sweep.retry: null is not allowed"),
+        ("device.threads=1,2", "device.threads: 1 and 2 make one and the same run"),
+        ("'seed=range(0,0)'", "a sweep without a point"),
+        ("'optimizer.lr=interval(0,1)'", "metarun tune searches intervals"),
+        ("seed=0,1 hydra.sweeper.max_batch_size=0", "hydra.sweeper.max_batch_size: 0 is not allowed"),
+        ("'hydra.sweeper.points=[[1,2]]'", "hydra.sweeper.points: expected a list of lists of overrides"),
         ("seed=0,1 hydra/launcher=rocket", "hydra/launcher=rocket: no such choice"),
         ('\'hydra.sweeper.points=[["seed=0"],["sed=1"]]\'', "sed: no such key"),
     ],
@@ -74,6 +81,22 @@ def test_one_failing_job_costs_itself_alone_and_the_same_line_goes_on(metarun: M
     after = statuses(tmp_path / "sweep")
     assert after[found["finished"]] == before[found["finished"]], "what is finished is left alone"
     assert after[found["failed"]]["pid"] != before[found["failed"]]["pid"], "what failed is tried again"
+
+
+def test_a_run_belongs_to_the_images_that_it_was_begun_with(metarun: Metarun, tmp_path: Path) -> None:
+    words = f"{SWEEP} dataset=folder dataset.image_size=8"
+    for place in "ab":
+        for split, name in (("train", "x"), ("val", "v"), ("test", "t")):
+            for number in range(3):
+                (tmp_path / place / split / f"{name}{number}").mkdir(parents=True)
+                for image in range(4):
+                    shade = (10 * number + image + 100 * (place == "b") + 40 * (split == "test"),) * 3
+                    Image.new("RGB", (8, 8), shade).save(tmp_path / place / split / f"{name}{number}" / f"{image}.png")
+    outcome = metarun(f"{words} dataset.root={tmp_path / 'a'},{tmp_path / 'b'}")
+    assert outcome.code == 2 and "dataset.root: " in outcome.err and "make one and the same run" in outcome.err, outcome.err
+    assert metarun(f"{words} dataset.root={tmp_path / 'a'} seed=0").code == 0
+    outcome = metarun(f"{words} dataset.root={tmp_path / 'b'} seed=0")
+    assert outcome.code == 2 and "its images are not those that" in outcome.err
 
 
 def test_a_killed_sweep_loses_nothing_and_runs_nothing_twice(metarun: Metarun, tmp_path: Path) -> None:
@@ -111,10 +134,10 @@ def test_points_of_ones_own_groups(metarun: Metarun, tmp_path: Path) -> None:
     (tmp_path / "own groups/experiment/mine.yaml").write_text("# @package _global_\noptimizer: {lr: 0.5}\n")
     outcome = metarun(
         f"train --multirun {TINY} --config-dir 'own groups' \"hydra.sweep.dir='a, b'\" "
-        '\'hydra.sweeper.points=[["experiment=mine"],["optimizer.lr=0.5","seed=0"]]\''
+        '\'hydra.sweeper.points=[["experiment=mine"],["experiment=mine","seed=0"]]\''
     )
     assert outcome.code == 0, outcome.err
-    (run,) = (tmp_path / "a, b").glob("protonet-*")  # the two are one: what is said in other words is no other run
+    (run,) = (tmp_path / "a, b").glob("protonet-*")  # the two are one: in other words the same
     assert json.loads((run / "config.json").read_text())["config"]["optimizer"]["lr"] == 0.5
 
 
@@ -127,5 +150,6 @@ def test_a_folder_is_named_by_what_makes_another_run() -> None:
         changed = composed("dataset=folder", same) if "root" in same else composed(same)
         reference = composed("dataset=folder", "dataset.root=here") if "root" in same else base
         assert run_name(changed, choices) == run_name(reference, choices), same
+    assert run_name(base, {**choices, "experiment": "mine"}) != name
     others = ("seed=1", "optimizer.lr=0.5", "device.precision=bf16", "protocol.episodes=7", "optimizer=sgd")
     assert len({name, *(run_name(composed(other), choices) for other in others)}) == 1 + len(others)
