@@ -26,14 +26,14 @@ from omegaconf import DictConfig, OmegaConf
 
 from metarun import child, compose, slurm
 from metarun.config import flat, refuse_unwritable, shown
-from metarun.earlier import FREE_ON_RESUME
+from metarun.earlier import FREE_ON_RESUME, SINCE_ADDED, SINCE_ADDED_TO_PROTOCOL
 from metarun.errors import TrainingError, UserError
 from metarun.point_check import PointCheck
 from metarun.refusals import refusal
 from metarun.status import CUT_OFF, FAILED, FINISHED, RUNNING, read_json, state
 
 log = logging.getLogger("metarun")
-ASIDE = ("resume", "sweep", *FREE_ON_RESUME)
+ASIDE = ("resume", *FREE_ON_RESUME)
 """Keys that make no other run: how and where it is done."""
 PATIENCE = 60.0
 """Seconds that trainings have to save and end when the process behind them was killed."""
@@ -222,11 +222,20 @@ def refuse_other_data(folder: Path, fingerprint: str | None) -> None:
 
 
 def run_name(values: Mapping[str, Any], choices: Mapping[str, str]) -> str:
-    """The folder of a run in a sweep: what it is in a few words, and a hash of everything that makes it another run."""
-    identity = {**json.loads(json.dumps(values)), "experiment": choices.get("experiment")}
-    for key in ASIDE:
-        group, _, name = key.rpartition(".")
-        (identity.get(group, {}) if group else identity).pop(name, None)
+    """The folder of a run in a sweep: what it is in a few words, and a hash of everything that makes it another run.
+
+    A key that came later and has the value of before is no part of the hash: a new version finds the runs of an old one.
+    """
+    added = {**SINCE_ADDED, **{f"protocol.{key}": value for key, value in SINCE_ADDED_TO_PROTOCOL.items()}}
+    identity = {key: whole(value) for key, value in flat(values).items() if key not in ASIDE and (key, value) not in added.items()}
+    identity["experiment"] = choices.get("experiment")
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
     tested = values["protocol"]
     return f"{choices['algorithm']}-{choices['dataset']}-{tested['ways']}w{tested['shots']}s-{values['seed']}-{digest}"
+
+
+def whole(value: Any) -> Any:
+    """The same number in one way: 1 for 1.0."""
+    if isinstance(value, list | tuple):
+        return [whole(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value

@@ -146,10 +146,14 @@ def test_a_folder_is_named_by_what_makes_another_run() -> None:
     base = composed()
     name = run_name(base, choices)
     assert name.startswith("protonet-glyphs-5w1s-0-")
-    for same in ("dataset.root=elsewhere", "device.threads=3", "tasks_per_chunk=1", "sweep.retry=none"):
-        changed = composed("dataset=folder", same) if "root" in same else composed(same)
-        reference = composed("dataset=folder", "dataset.root=here") if "root" in same else base
-        assert run_name(changed, choices) == run_name(reference, choices), same
+    for words, same in (
+        (["dataset=omniglot", "dataset.root=here"], ["dataset=omniglot", "dataset.root=there"]),
+        ([], ["device.threads=3", "tasks_per_chunk=1"]),
+        (["optimizer.lr=1"], ["optimizer.lr=1.0"]),
+    ):
+        assert run_name(composed(*words), choices) == run_name(composed(*same), choices), same
+    older = {key: value for key, value in base.items() if key not in ("test", "keep_best")}  # as they were before there were these keys
+    assert run_name(older, choices) == name
     assert run_name(base, {**choices, "experiment": "mine"}) != name
     others = ("seed=1", "optimizer.lr=0.5", "device.precision=bf16", "protocol.episodes=7", "optimizer=sgd")
     assert len({name, *(run_name(composed(other), choices) for other in others)}) == 1 + len(others)
