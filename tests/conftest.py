@@ -2,6 +2,7 @@
 
 import logging
 import shlex
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from helpers import TINY, Metarun, Outcome
 
 from metarun.cli import main
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where a shell runs the tests in the background, and some send it
 torch.set_num_threads(1)  # tests are small: on a busy machine several threads would wait for each other more than they compute
 
 

@@ -113,8 +113,10 @@ class SecondMoment(nn.Module):
 
     def __init__(self, size: int) -> None:
         super().__init__()
-        self.register_buffer("begin", torch.zeros(size))
+        self.register_buffer("begin", torch.zeros(size), persistent=False)  # every step sets it anew
         self.register_buffer("latest", torch.zeros(size))
+        # Older checkpoints have `begin` too.
+        self.register_load_state_dict_pre_hook(lambda _, state, prefix, *rest: state.pop(f"{prefix}begin", None))
         self.counts = [0, 0]  # on the host, where the bias correction is computed
 
     def begin_step(self) -> None:
