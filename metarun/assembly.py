@@ -100,6 +100,13 @@ def refuse_ways(learner: FewShotLearner, episodes: Episodes, key: str) -> None:
         raise UserError(f"{key}.ways: {episodes.ways} is not allowed; {type(learner).__name__} is built for {learner.ways}")
 
 
+def refuse_unfit(cfg: Config, learner: FewShotLearner, training: Episodes, test: Episodes) -> None:
+    """Raises UserError if the learner cannot be trained on the one, or should not be tested on the other."""
+    refuse_ways(learner, training, "task")
+    refuse_ways(learner, test, "protocol")
+    refuse_overlap(cfg, training.table.names, test.table)
+
+
 def refuse_overlap(cfg: Config, trained: Collection[str], table: ImageTable) -> None:
     """Raises UserError if classes to be tested were trained on, unless the protocol allows it."""
     both = set(trained).intersection(table.names)

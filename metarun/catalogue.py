@@ -51,7 +51,7 @@ class Found:
     @cached_property
     def tested(self) -> Mapping[str, Any]:
         """The test that ended the run; if it was tested only later, the last one by its own protocol. Empty without one."""
-        if isinstance(self.status.get("test"), Mapping):
+        if self.status.get("test"):
             return dict(self.status["test"])
         own = [record for record in self.records if record["config"].get("protocol") == self.config["protocol"]]
         return next((record for record in reversed(own) if record["checkpoint_step"] <= self.status.get("step", 0)), {})

@@ -8,27 +8,21 @@ import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO
 
-STILL_RUNNING = subprocess.TimeoutExpired
 WATCH = "METARUN_ENDS_WITH_ITS_STDIN"
 
 
-def start(words: Sequence[str], console: Path | None) -> subprocess.Popen[bytes]:
+def start(words: Sequence[str], console: Path) -> subprocess.Popen[bytes]:
     """`metarun train WORDS` in a process of its own, which saves and ends (SIGTERM) when this one ends, however it ends.
 
-    console: the file that takes what it prints; None: this process's own stdout and stderr.
+    console: the file that takes what it prints.
     """
-    output: IO[bytes] | None = open(console, "ab") if console else None  # noqa: SIM115 -- closed below, once the child has it
-    try:
-        command = [sys.executable, "-m", "metarun", "train", *words]
+    command = [sys.executable, "-m", "metarun", "train", *words]
+    with open(console, "ab") as output:
         # Of its own group, so that Ctrl-C in a terminal reaches it through the process that waits for it, once.
         return subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=output, stderr=output, env={**os.environ, WATCH: "1"}, start_new_session=True
         )
-    finally:
-        if output:
-            output.close()
 
 
 def stop(child: subprocess.Popen[bytes]) -> int:

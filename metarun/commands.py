@@ -10,16 +10,14 @@ from typing import Any, NoReturn
 import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from metarun import compose, earlier
 from metarun.config import check, check_integers, refuse_unwritable
 from metarun.errors import TrainingError, UserError
-from metarun.refusals import refusal
+from metarun.refusals import in_one_line, refusal
 from metarun.targets import check_targets
 
 log = logging.getLogger("metarun")
@@ -31,7 +29,7 @@ def run(command: str, words: list[str]) -> None:
     begins = command == "train" and not resumed_from(args)
     own_cfg = args.cfg == "job" and not begins and command in (*earlier.RUN_KEY, "tune")  # Hydra knows of no earlier run or space
     only_shown = args.help or args.hydra_help or (args.cfg and not own_cfg) or args.info or args.shell_completion
-    try:
+    with in_one_line(lambda without: compose.known_keys(command, args, without)):
         compose.require_choices(command, args)
         if only_shown or begins:
             flags = [word for word in words if word not in args.overrides]
@@ -42,11 +40,6 @@ def run(command: str, words: list[str]) -> None:
             raise UserError(f"--multirun: {command} takes one run at a time")
         else:
             {"train": resume, "plan": plan, "evaluate": evaluate, "tune": tune, "verify": verify}[command](args)
-    except (HydraException, OmegaConfBaseException, UserError) as error:
-        line = refusal(error, lambda without: compose.known_keys(command, args, without))
-        if line is None:
-            raise
-        raise UserError(line) from error
 
 
 def parse(words: list[str]) -> Namespace:

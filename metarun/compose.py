@@ -87,8 +87,13 @@ def values(cfg: DictConfig) -> dict[str, Any]:
 
 
 def run_values(cfg: DictConfig) -> dict[str, Any]:
-    """The values of a training run: all but Hydra's and what belongs to the sweep that it may be part of."""
-    return values(OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key not in ("hydra", "sweep")]))
+    """The values of a training run."""
+    return values(of_run(cfg))
+
+
+def of_run(cfg: DictConfig) -> DictConfig:
+    """What is a training run's own of a config: all but Hydra's node and what belongs to the sweep that it may be part of."""
+    return OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key not in ("hydra", "sweep")])
 
 
 def unswept(overrides: list[str]) -> list[str]:

@@ -2,6 +2,7 @@
 
 import logging
 import signal
+import subprocess
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -60,7 +61,7 @@ def wait_for(process: Any, folder: Path) -> None:
             while process.poll() is None and not noted.received:
                 try:
                     process.wait(timeout=0.5)
-                except child.STILL_RUNNING:
+                except subprocess.TimeoutExpired:
                     continue
     finally:  # also for what is raised out of a signal handler, like SLURM's preemption in submitit's
         child.stop(process)

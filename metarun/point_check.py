@@ -5,7 +5,7 @@ from typing import Any
 
 from hydra.utils import instantiate
 
-from metarun.assembly import Config, make_learner, make_optimizer, protocol_episodes, refuse_overlap, refuse_ways, training_episodes
+from metarun.assembly import Config, make_learner, make_optimizer, protocol_episodes, refuse_unfit, training_episodes
 from metarun.config import check
 from metarun.device import Device
 from metarun.targets import check_targets
@@ -34,9 +34,7 @@ class PointCheck:
         test = protocol_episodes(cfg, source, cfg["protocol"]["split"])
         if cfg["val_every"]:
             protocol_episodes(cfg, source, "val")
-        refuse_ways(learner, training, "task")
-        refuse_ways(learner, test, "protocol")
-        refuse_overlap(cfg, training.table.names, test.table)
+        refuse_unfit(cfg, learner, training, test)
         return training.table.fingerprint
 
     def source(self, node: Config) -> Any:

@@ -3,6 +3,7 @@
 import difflib
 import re
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
@@ -34,6 +35,18 @@ def refusal(error: BaseException, known_keys: Callable[[str], Iterable[str]] = l
     if value is not None:
         return bad_value(value)
     return one_line(str(error)) if isinstance(error, HydraException) else None
+
+
+@contextmanager
+def in_one_line(known_keys: Callable[[str], Iterable[str]]) -> Iterator[None]:
+    """Raises what the user can mend as a UserError of one line. `known_keys` as for `refusal`."""
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException, UserError) as error:
+        line = refusal(error, known_keys)
+        if line is None:
+            raise
+        raise UserError(line) from error
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:

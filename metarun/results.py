@@ -17,7 +17,7 @@ from metarun.ensemble import Ensemble
 from metarun.errors import UserError
 from metarun.evaluation import Result
 from metarun.evaluation import evaluate as score
-from metarun.status import now
+from metarun.status import now, write_json
 
 log = logging.getLogger(__name__)
 
@@ -110,6 +110,4 @@ def _write(folder: Path, record: Mapping[str, Any]) -> None:
     identity += [dataset, record["config"]["algorithm"], record["config"]["device"]["precision"]]
     name = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
     folder.mkdir(exist_ok=True)
-    draft = folder / f".{name}.tmp"
-    draft.write_text(json.dumps(record, indent=1))
-    draft.replace(folder / f"{name}.json")
+    write_json(folder / f"{name}.json", record)

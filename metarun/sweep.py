@@ -97,22 +97,22 @@ class Sweep:
         expanded = [point for grid in words for point in self.expanded(grid)]
         if not expanded:
             raise UserError(f"{' '.join(words[0])}: a sweep without a point; a range is empty, or nothing matches a glob")
-        check, found, common = PointCheck(local=self.is_local()), dict[Point, dict[str, Any]](), set.intersection(*map(set, expanded))
+        check, common = PointCheck(local=self.is_local()), set.intersection(*map(set, expanded))
+        found, seen = dict[Path, Point](), dict[Path, dict[str, Any]]()
         for point in expanded:
             try:
                 config = self.context.config_loader.load_sweep_config(self.config, point)
                 values = compose.run_values(config)
-                one = Point(tuple(point), self.folder / run_name(values, config.hydra.runtime.choices))
-                refuse_other_data(one.folder, check(values))
-                refuse_unlike(values, next((seen for other, seen in found.items() if other.folder == one.folder), values))
+                folder = self.folder / run_name(values, config.hydra.runtime.choices)
+                refuse_other_data(folder, check(values))
+                refuse_unlike(values, seen.setdefault(folder, values))
             except Exception as error:
                 line, own = refusal(error), [word for word in point if word not in common]
                 if line is None:
                     raise
                 raise UserError(f"{line} (at {' '.join(own)})" if own else line) from error
-            if all(other.folder != one.folder for other in found):
-                found[one] = values
-        return list(found)
+            found.setdefault(folder, Point(tuple(point), folder))
+        return list(found.values())
 
     def expanded(self, grid: Sequence[str]) -> list[list[str]]:
         """The points of one grid, in Hydra's grammar. Raises UserError for what only a search takes."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from metarun.algorithms.base import FewShotLearner
-from metarun.assembly import Config, Data, Split, make_learner, make_optimizer, refuse_overlap, refuse_ways
+from metarun.assembly import Config, Data, Split, make_learner, make_optimizer, refuse_unfit
 from metarun.checkpoint import load_checkpoint, newest, versions
 from metarun.config import word
 from metarun.device import Device
@@ -52,9 +52,7 @@ def prepare(cfg: Config, run_dir: Path, choices: Mapping[str, str] | None = None
     training, test = data.training(), data.protocol(cfg["protocol"]["split"])
     validation = data.protocol("val") if cfg["val_every"] else None
     table = training.episodes.table
-    refuse_ways(learner, training.episodes, "task")
-    refuse_ways(learner, test.episodes, "protocol")
-    refuse_overlap(cfg, table.names, test.episodes.table)
+    refuse_unfit(cfg, learner, training.episodes, test.episodes)
     optimizer, scheduler = make_optimizer(cfg, learner.parameters())
     facts = {
         "config": {**json.loads(json.dumps(cfg)), "resume": None},

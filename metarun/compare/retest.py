@@ -7,15 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra.errors import HydraException
-from omegaconf.errors import OmegaConfBaseException
-
 from metarun import compose, earlier
 from metarun.commands import log_to
 from metarun.compare.records import EPISODES, Record
 from metarun.config import check, quoted, refused, shown
 from metarun.errors import UserError
-from metarun.refusals import refusal
+from metarun.refusals import in_one_line
 from metarun.targets import check_targets
 
 
@@ -25,7 +22,7 @@ def retested(runs: Sequence[str], overrides: Sequence[str]) -> list[Record]:
         if not Path(run).is_dir():
             raise UserError(f"{run}: is no folder; {overrides[0]} has every run tested anew, and that takes run folders")
     lines = [Namespace(overrides=[f"run={quoted(run)}", *overrides], config_dir=None) for run in runs]
-    try:
+    with in_one_line(lambda without: compose.known_keys("evaluate", lines[0], without)):
         configs = [earlier.evaluated(line) for line in lines]
         for cfg, _ in configs:
             check(cfg)
@@ -35,11 +32,6 @@ def retested(runs: Sequence[str], overrides: Sequence[str]) -> list[Record]:
 
         log_to(logging.StreamHandler(sys.stderr))  # stdout is for the comparison
         return [Record(run, folder, evaluate(cfg, folder)) for run, (cfg, folder) in zip(runs, configs, strict=True)]
-    except (HydraException, OmegaConfBaseException, UserError) as error:
-        line = refusal(error, lambda without: compose.known_keys("evaluate", lines[0], without))
-        if line is None:
-            raise
-        raise UserError(line) from error
 
 
 def _refuse_different_episodes(runs: Sequence[str], protocols: Sequence[Mapping[str, Any]]) -> None:

@@ -6,14 +6,11 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from hydra.errors import HydraException
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from metarun import compose
 from metarun.config import quoted, shown
-from metarun.errors import UserError
-from metarun.refusals import refusal
+from metarun.refusals import in_one_line
 
 
 @dataclass(frozen=True)
@@ -30,16 +27,11 @@ class Recipe:
 def composed(words: tuple[str, ...], config_dir: str | None = None) -> Recipe:
     """What `metarun train WORDS` would do. Raises UserError."""
     args = Namespace(overrides=list(words), config_dir=config_dir)
-    try:
+    with in_one_line(lambda without: compose.known_keys("train", args, without)):
         config = compose.compose("train", args, with_hydra=True)
         choices = {group: choice for group, choice in config.hydra.runtime.choices.items() if not str(group).startswith("hydra/")}
-        plain: Any = OmegaConf.to_container(OmegaConf.masked_copy(config, [str(key) for key in config if key not in ("hydra", "sweep")]))
+        plain: Any = OmegaConf.to_container(compose.of_run(config))
         return Recipe(words, compose.run_values(config), plain, choices)
-    except (HydraException, OmegaConfBaseException, UserError) as error:
-        line = refusal(error, lambda without: compose.known_keys("train", args, without))
-        if line is None:
-            raise
-        raise UserError(line) from error
 
 
 @cache
