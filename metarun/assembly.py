@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any
 
 import torch
@@ -13,22 +14,29 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from metarun.algorithms.base import FewShotLearner
 from metarun.backbones.base import Backbone
+from metarun.data import augmentation
+from metarun.data.batches import Batches
 from metarun.data.episodes import Episodes, Pixels
 from metarun.data.table import ImageTable
 from metarun.device import Device
 from metarun.errors import UserError
-from metarun.tasks import Episode
+from metarun.tasks import Episode, Examples
 
 Config = Mapping[str, Any]
 
 
-def make_learner(cfg: Config, device: Device) -> FewShotLearner:
-    """The learner with its backbone, from the run's seed. Raises UserError for a combination that cannot work."""
+def make_learner(cfg: Config, device: Device, classes: int) -> FewShotLearner:
+    """The learner with its backbone, from the run's seed. `classes`, the number of classes in training, is for learners that take it.
+
+    Raises UserError for a combination that cannot work.
+    """
     torch.manual_seed(cfg["seed"])
     backbone = instantiate(cfg["backbone"])
     if not isinstance(backbone, Backbone):
         raise UserError(f"backbone._target_: {type(backbone).__name__} is not a Backbone; put it into metarun.backbones.per_task.PerTask")
-    learner: FewShotLearner = instantiate(cfg["algorithm"])(backbone=backbone)
+    make = instantiate(cfg["algorithm"])
+    facts = {"classes": classes} if "classes" in signature(make).parameters else {}
+    learner: FewShotLearner = make(backbone=backbone, **facts)
     return learner.to(device.torch)
 
 
@@ -61,6 +69,22 @@ class Split:
         return self.pixels.episode(self.episodes.draw(first, count), self.episodes.shots)
 
 
+@dataclass(frozen=True)
+class Training:
+    """What a learner is trained on: so many mini-batches, None for as many as there are steps, and then the tasks of a split."""
+
+    batches: Batches
+    split: Split | None
+    pixels: Pixels
+    first: int | None
+
+    def tasks(self, first: int, count: int) -> Episode | Examples:
+        if self.split is not None and (self.first is not None and first >= self.first):
+            return self.split.tasks(first, count)
+        draws, labels = self.batches.draw(first, count)
+        return self.pixels.batch(draws, labels, self.batches.classes)
+
+
 class Data:
     """The dataset of a config; splits that are parts of one table share its images on the device."""
 
@@ -68,24 +92,43 @@ class Data:
         self.cfg, self.device, self.source = cfg, device, instantiate(cfg["dataset"])
         self.loaded: list[tuple[ImageTable, Pixels]] = []
 
-    def training(self) -> Split:
-        return self._split(training_episodes(self.cfg, self.source))
+    @property
+    def classes(self) -> int:
+        """How many classes the images that are trained on have."""
+        return training_batches(self.cfg, self.source, augment=False).classes
+
+    def training(self, learner: FewShotLearner) -> Training:
+        batches = training_batches(self.cfg, self.source, learner.augment)
+        only_batches = learner.supervised_steps is None
+        split = None if only_batches else self._split(training_episodes(self.cfg, self.source))
+        first = None if only_batches else (learner.supervised_steps or 0) * self.cfg["tasks_per_step"]
+        return Training(batches, split, self._pixels(batches.table), first)
 
     def protocol(self, split: str) -> Split:
         return self._split(protocol_episodes(self.cfg, self.source, split))
 
     def _split(self, episodes: Episodes) -> Split:
-        table = episodes.table
+        return Split(episodes, self._pixels(episodes.table))
+
+    def _pixels(self, table: ImageTable) -> Pixels:
         pixels = next((pixels for other, pixels in self.loaded if other.images is table.images), None)
         if pixels is None:
-            pixels = Pixels(table, self.device, getattr(self.source, "residency", "auto"))
+            transforms = getattr(self.source, "augment", ())
+            pixels = Pixels(table, self.device, getattr(self.source, "residency", "auto"), transforms)
             self.loaded.append((table, pixels))
-        return Split(episodes, pixels)
+        return pixels
 
 
 def training_episodes(cfg: Config, source: Any) -> Episodes:
     """The tasks that are trained on. Raises UserError where the images do not suffice."""
-    return Episodes(source.load(cfg["train_split"]), **cfg["task"], seed=cfg["seed"], split=cfg["train_split"])
+    task, split = cfg["task"], cfg["train_split"]
+    return Episodes(source.load(split), task["ways"], task["shots"], task["queries"], cfg["seed"], split, augment=task["augment"])
+
+
+def training_batches(cfg: Config, source: Any, augment: bool) -> Batches:
+    """The mini-batches that are trained on in a supervised stage."""
+    split = cfg["train_split"]
+    return Batches(source.load(split), cfg["task"]["batch"], cfg["seed"], split, augment and bool(getattr(source, "augment", ())))
 
 
 def protocol_episodes(cfg: Config, source: Any, split: str) -> Episodes:
@@ -100,11 +143,18 @@ def refuse_ways(learner: FewShotLearner, episodes: Episodes, key: str) -> None:
         raise UserError(f"{key}.ways: {episodes.ways} is not allowed; {type(learner).__name__} is built for {learner.ways}")
 
 
-def refuse_unfit(cfg: Config, learner: FewShotLearner, training: Episodes, test: Episodes) -> None:
-    """Raises UserError if the learner cannot be trained on the one, or should not be tested on the other."""
-    refuse_ways(learner, training, "task")
+def refuse_unfit(cfg: Config, learner: FewShotLearner, source: Any, test: Episodes) -> None:
+    """Raises UserError if the learner cannot be trained on the data, or should not be tested on `test`."""
+    if learner.supervised_steps is not None:
+        refuse_ways(learner, training_episodes(cfg, source), "task")
     refuse_ways(learner, test, "protocol")
-    refuse_overlap(cfg, training.table.names, test.table)
+    refuse_overlap(cfg, source.load(cfg["train_split"]).names, test.table)
+    if (learner.augment and learner.supervised_steps != 0) or cfg["task"]["augment"] or cfg["protocol"]["views"] > 1:
+        transforms = getattr(source, "augment", ())
+        augmentation.refuse_unfit(transforms, test.table.images.shape[3], test.table.images.shape[1])
+        for key, wanted in (("task.augment", cfg["task"]["augment"]), ("protocol.views", cfg["protocol"]["views"] > 1)):
+            if wanted and not transforms:
+                raise UserError(f"{key}: not allowed with an empty dataset.augment; name its transforms there")
 
 
 def refuse_overlap(cfg: Config, trained: Collection[str], table: ImageTable) -> None:

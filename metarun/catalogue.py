@@ -43,10 +43,15 @@ class Found:
         return value
 
     @cached_property
-    def records(self) -> list[dict[str, Any]]:
+    def all_records(self) -> list[dict[str, Any]]:
         """The tests of the run, as `metarun evaluate` wrote them (`metarun.results`); the oldest first."""
         found = [read_json(path) for path in sorted((self.folder / "evaluations").glob("*.json"))]
         return sorted((record for record in found if all(key in record for key in NEEDED)), key=lambda record: record.get("tested", ""))
+
+    @cached_property
+    def records(self) -> list[dict[str, Any]]:
+        """Those on the dataset that it was trained on: a test on another is no number of this run's own setting."""
+        return [record for record in self.all_records if not record.get("cross_domain")]
 
     @cached_property
     def tested(self) -> Mapping[str, Any]:

@@ -17,6 +17,8 @@ USAGE = """metarun: meta-learning experiments from configuration
   metarun train --multirun seed=0,1,2               one run for every combination
   metarun plan [group=choice] [key=value]           what that would take: memory and time, measured on a few steps
   metarun evaluate run=RUN_DIR [key=value]          test the checkpoint of a run
+  metarun predict run=RUN_DIR support=DIR query=DIR  classes of your own, from a few images of each
+  metarun embed run=RUN_DIR images=DIR out=FILE     a vector for every image, by the trained network
   metarun tune 'KEY=interval(A,B)' [key=value]       search for the best values, by accuracy on validation
   metarun runs [DIR]                                all runs below a folder: state, rate, accuracy
   metarun table NAME [DIR]                          a paper's table: published numbers beside those of the runs
@@ -29,6 +31,8 @@ USAGE = """metarun: meta-learning experiments from configuration
 """
 HYDRAS = ("train", "plan", "evaluate", "tune", "data")  # composed of groups
 READERS = {
+    "predict": "metarun.predict.command",
+    "embed": "metarun.predict.embedding",
     "runs": "metarun.runs.command",
     "table": "metarun.tables.command",
     "compare": "metarun.compare.command",

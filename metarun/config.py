@@ -12,12 +12,12 @@ from metarun.errors import UserError
 
 AT_LEAST = {
     "seed": 0, "steps": 1, "tasks_per_step": 1, "val_every": 0, "log_every": 1, "checkpoint_every": 0, "keep_best": 1,
-    "task.ways": 2, "task.shots": 1, "task.queries": 1,
+    "task.ways": 2, "task.shots": 1, "task.queries": 1, "task.batch": 1,
     "protocol.episodes": 1, "protocol.ways": 2, "protocol.shots": 1, "protocol.queries": 1, "protocol.val_episodes": 1, "protocol.seed": 0,
-    "protocol.ensemble": 1, "protocol.diagnostics": 0,
+    "protocol.ensemble": 1, "protocol.diagnostics": 0, "protocol.views": 1,
 }  # fmt: skip
 AT_LEAST_OR_NULL = {"tasks_per_chunk": 1, "patience": 1, "device.threads": 1}
-AT_MOST = {"device.threads": 1024, "protocol.diagnostics": 64}
+AT_MOST = {"device.threads": 1024, "protocol.diagnostics": 64, "protocol.views": 1024}
 LARGEST = 2**63 - 1  # what torch and numpy take for an integer
 POSITIVE_OR_NULL = ("clip_value", "clip_norm")
 BUILT = ("dataset", "backbone", "algorithm", "optimizer", "scheduler")
@@ -25,6 +25,7 @@ GROUPS = ("task", "protocol", "device", *BUILT)
 CHOICES: dict[str, tuple[Any, ...]] = {
     "train_split": ("train", "trainval"),
     "test": (True, False),
+    "task.augment": (True, False),
     "protocol.split": ("train", "val", "trainval", "test"),
     "protocol.batch_norm": (None, "query", "running", "support", "support+one"),
     "protocol.selection": ("best_val", "last"),

@@ -14,10 +14,15 @@ from metarun.errors import UserError
 
 RUN_KEY = {"evaluate": "run", "train": "resume"}
 GROUPS_OF_A_TEST = ("protocol", "task", "dataset", "device", "algorithm")
+SEEN_BY_THE_NETWORK = ("image_size", "in_channels", "mean", "std")  # of images: another dataset's are made like those of the run
 # Where the data lie and where the work is done are no part of an experiment; other threads or another device round differently, though.
 FREE_ON_RESUME = ("dataset.root", "dataset.residency", "device.name", "device.threads", "device.keep_memory", "tasks_per_chunk")
-SINCE_ADDED = {"train_split": "train", "keep_best": 1, "test": True}  # keys that the oldest runs do not have, with what they did
-SINCE_ADDED_TO_PROTOCOL = {"ensemble": 1, "diagnostics": 0}
+SINCE_ADDED: dict[str, Any] = {
+    **{"train_split": "train", "keep_best": 1, "test": True, "task.augment": False, "task.batch": 64},
+    **{"protocol.ensemble": 1, "protocol.diagnostics": 0, "protocol.views": 1},
+    **{"backbone.padding": 1, "backbone.pooled": None, "backbone.dropout": 0.0},
+}
+"""Keys that the oldest runs do not have, with what they did."""
 
 
 def evaluated(args: Namespace) -> tuple[dict[str, Any], Path]:
@@ -28,6 +33,10 @@ def evaluated(args: Namespace) -> tuple[dict[str, Any], Path]:
     for key in given:
         if key.partition(".")[0] not in GROUPS_OF_A_TEST:
             raise UserError(f"{key}: not allowed here; evaluate changes {', '.join(GROUPS_OF_A_TEST)}, all else is as it was trained")
+    if "dataset" in given:
+        for key in SEEN_BY_THE_NETWORK:
+            if f"dataset.{key}" not in given and key in config.dataset and key in saved["dataset"]:
+                OmegaConf.update(config, f"dataset.{key}", saved["dataset"][key], merge=False)
     return values(config), run_dir
 
 
@@ -68,7 +77,18 @@ def saved_config(run_dir: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def completed(config: Mapping[str, Any]) -> dict[str, Any]:
     """A configuration with the keys that it does not have because it is older than they are."""
-    return {**SINCE_ADDED, **config, "protocol": {**SINCE_ADDED_TO_PROTOCOL, **config["protocol"]}}
+    groups = {group: {**_added(f"{group}."), **config[group]} for group in ("task", "protocol")}
+    return {**{key: value for key, value in SINCE_ADDED.items() if "." not in key}, **config, **groups}
+
+
+def _added(group: str) -> dict[str, Any]:
+    return {key.removeprefix(group): value for key, value in SINCE_ADDED.items() if key.startswith(group)}
+
+
+def augments(config: Mapping[str, Any]) -> bool:
+    """Whether anything is made of `dataset.augment`, in training or in the test."""
+    task, protocol = config.get("task", {}), config.get("protocol", {})
+    return bool(config.get("algorithm", {}).get("augment") or task.get("augment") or protocol.get("views", 1) > 1)
 
 
 def changed(command: str, saved: dict[str, Any], choices: dict[str, Any], args: Namespace) -> tuple[DictConfig, dict[str, Any]]:

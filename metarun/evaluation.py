@@ -1,6 +1,6 @@
 """Accuracy with its interval, over a fixed and hashed list of episodes."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from metarun.algorithms.base import FewShotLearner, MetricLearner, accuracies, cross_entropy, testing
+from metarun.algorithms.base import FewShotLearner, MetricLearner, accuracies, cross_entropy, full, testing
 from metarun.data.episodes import Draws, Episodes, Pixels
 from metarun.device import Device
 from metarun.tasks import Examples
@@ -38,12 +38,25 @@ class Result:
 
 
 @torch.no_grad()
-def evaluate(learner: FewShotLearner, episodes: Episodes, pixels: Pixels, count: int, statistics: str, device: Device, name: str) -> Result:
-    """Tests `learner` on the first `count` episodes; queries are normalised by `statistics` (see `metarun.batch_statistics`)."""
+def evaluate(
+    learner: FewShotLearner,
+    episodes: Episodes,
+    pixels: Pixels,
+    count: int,
+    statistics: str,
+    device: Device,
+    name: str,
+    views: int = 1,
+) -> Result:
+    """Tests `learner` on the first `count` episodes; queries are normalised by `statistics` (see `metarun.batch_statistics`).
+
+    views: more than one averages the probabilities of the tasks as they are and of so many less one random changes of their images.
+    """
+    seen = [pixels.seen(view) for view in range(views)]
     if isinstance(learner, MetricLearner) and statistics == "running":
-        scored = _by_embedding(learner, episodes, pixels, count, device)
+        scored = _averaged(_by_embedding(learner, episodes, view, count, device) for view in seen)
     else:
-        scored = _by_task(learner, episodes, pixels, count, statistics, device)
+        scored = _averaged(_by_task(learner, episodes, view, count, statistics, device) for view in seen)
     correct, losses, right, drawn = [], [], [], []
     each = torch.arange(episodes.ways, device=device.torch).repeat_interleave(episodes.queries)
     with testing(learner), tqdm(total=count, desc=name, unit="task", disable=None, leave=False) as bar:
@@ -66,6 +79,14 @@ def _per_class(episodes: Episodes, drawn: Sequence[Draws], right: np.ndarray) ->
     asked, answered = np.bincount(number) * episodes.queries, np.bincount(number, weights=right.ravel())
     names = [name + (f"@{90 * turn}" if turn else "") for name in episodes.table.names for turn in range(turned)]
     return {names[i]: (int(answered[i]), int(asked[i])) for i in np.flatnonzero(asked)}
+
+
+def _averaged(views: Iterable[Iterator[tuple[Tensor, Draws]]]) -> Iterator[tuple[Tensor, Draws]]:
+    """Tasks with the logarithm of their mean probabilities over the views; a view alone as it is."""
+    for same in zip(*views, strict=True):
+        logits = [logits for logits, _ in same]
+        together = logits[0] if len(logits) == 1 else torch.stack([full(each).softmax(-1) for each in logits]).mean(0).log()
+        yield together, same[0][1]
 
 
 def _batches(episodes: Episodes, count: int, images_at_once: int) -> Iterator[Draws]:

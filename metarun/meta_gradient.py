@@ -7,7 +7,7 @@ import torch
 
 from metarun.device import Device, is_out_of_memory
 from metarun.errors import TrainingError
-from metarun.tasks import Episode, MetaLearner, Metrics
+from metarun.tasks import MetaLearner, Metrics, Tasks
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ class MetaGradient:
     scaler: torch.amp.GradScaler
     tasks_per_chunk: int
 
-    def __call__(self, tasks: Episode) -> Metrics:
+    def __call__(self, tasks: Tasks) -> Metrics:
         """The metrics, means over the tasks. Raises TrainingError if not even one task fits into memory."""
         size = most = min(self.tasks_per_chunk, len(tasks))
         while (metrics := self._attempt(tasks, size)) is None:
@@ -39,7 +39,7 @@ class MetaGradient:
             log.warning("out of memory with %d tasks at once; going on with tasks_per_chunk=%d, for the same gradient", most, size)
         return metrics
 
-    def _attempt(self, tasks: Episode, size: int) -> Metrics | None:
+    def _attempt(self, tasks: Tasks, size: int) -> Metrics | None:
         """The metrics; or None if memory ran out, with buffers and random numbers as they were before."""
         # Copied before every step, since a forward pass moves it: all but the parameters, mostly a few kilobytes of running statistics.
         parameters = dict(self.learner.named_parameters())
@@ -56,7 +56,7 @@ class MetaGradient:
         self.device.release_memory()
         return None
 
-    def _accumulate(self, tasks: Episode, size: int) -> Metrics:
+    def _accumulate(self, tasks: Tasks, size: int) -> Metrics:
         self.learner.zero_grad(set_to_none=True)
         total: Metrics = {}
         for chunk in tasks.chunks(size):

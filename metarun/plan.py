@@ -7,6 +7,7 @@ from pathlib import Path
 
 from torch.optim.lr_scheduler import ConstantLR
 
+from metarun.algorithms.base import FewShotLearner
 from metarun.assembly import Config, Data, Split
 from metarun.evaluation import evaluate as score
 from metarun.train import Job, prepare
@@ -25,19 +26,18 @@ def plan(cfg: Config, run_dir: Path) -> Iterator[str]:
     """The lines of `metarun plan`, as they are known. Raises UserError where `train` would, TrainingError if not one task fits."""
     job = prepare(cfg, run_dir)
     trainer = job.trainer(run=None, validate=None)  # what a step does not need
-    task, tasks, steps = cfg["task"], cfg["tasks_per_step"], cfg["steps"]
+    tasks, steps = cfg["tasks_per_step"], cfg["steps"]
     weights = sum(parameter.numel() for parameter in job.learner.parameters() if parameter.requires_grad)
-    images = tasks * task["ways"] * (task["shots"] + task["queries"])
     yield f"learner      {type(job.learner).__name__}, {weights:,} meta-learned parameters, on {job.device.torch}, {job.device.precision}"
-    kind = f"{task['ways']}-way {task['shots']}-shot, {counted(task['queries'], 'query', 'queries')} a class"
-    yield f"a step       {counted(tasks, 'task')}, {kind}: {images:,} images"
+    for when, what, images in parts(job.learner, cfg):
+        yield f"{when:13}{what}: {images:,} images"
     before = job.device.used_memory()
     found = step_seconds(trainer)
     step, peak = sum(found) / len(found), job.device.peak_memory()
     at_once = min(trainer.gradient.tasks_per_chunk, tasks)
     more = f"{size(max(0, peak - before))} more than before the first step"
     yield f"memory       {size(peak)} {job.device.memory_kind} at most, {more}; {counted(at_once, 'task')} at once"
-    yield f"time         {duration(step)} a step ({duration(min(found))} to {duration(max(found))}), {tasks / step:.3g} tasks/s"
+    yield f"time         {duration(step)} a step ({duration(min(found))} to {duration(max(found))}), {tasks / step:.3g} {'tasks' if job.learner.supervised_steps is not None else 'batches'}/s"
     yield f"training     {counted(steps, 'step')}: {duration(steps * step)}"
     total = steps * step
     if job.validation is not None:
@@ -50,6 +50,17 @@ def plan(cfg: Config, run_dir: Path) -> Iterator[str]:
     test = members * evaluation_seconds(job, cfg, Data(cfg, job.device).protocol(cfg["protocol"]["split"]), episodes)
     yield f"test         {counted(episodes, 'episode')}: {duration(test)}"
     yield f"in all       {duration(total + test)}" + ", or less where patience ends it" * (cfg["patience"] is not None)
+
+
+def parts(learner: FewShotLearner, cfg: Config) -> Iterator[tuple[str, str, int]]:
+    """When there is a supervised stage, and when tasks: what a step is made of, and of how many images."""
+    task, tasks, stage = cfg["task"], cfg["tasks_per_step"], learner.supervised_steps
+    if stage != 0:
+        what = f"{counted(tasks, 'mini-batch', 'mini-batches')} of {task['batch']}"
+        yield "a step" if stage is None else f"{stage:,} steps", what, tasks * task["batch"]
+    if stage is not None:
+        what = f"{task['ways']}-way {task['shots']}-shot, {counted(task['queries'], 'query', 'queries')} a class"
+        yield "then" if stage else "a step", f"{counted(tasks, 'task')}, {what}", tasks * task["ways"] * (task["shots"] + task["queries"])
 
 
 def step_seconds(trainer: Trainer) -> list[float]:

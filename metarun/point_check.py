@@ -5,7 +5,7 @@ from typing import Any
 
 from hydra.utils import instantiate
 
-from metarun.assembly import Config, make_learner, make_optimizer, protocol_episodes, refuse_unfit, training_episodes
+from metarun.assembly import Config, make_learner, make_optimizer, protocol_episodes, refuse_unfit, training_batches
 from metarun.config import check
 from metarun.device import Device
 from metarun.targets import check_targets
@@ -24,18 +24,18 @@ class PointCheck:
         """Returns the fingerprint of the images that are trained on, where they are looked at."""
         check(cfg)
         check_targets(cfg)
-        learner = make_learner(cfg, Device("cpu"))
+        source = self.source(cfg["dataset"])
+        batches = training_batches(cfg, source, augment=False) if self.local else None
+        learner = make_learner(cfg, Device("cpu"), batches.classes if batches else 2)
         make_optimizer(cfg, learner.parameters())
-        if not self.local:
+        if batches is None:
             return None
         Device(**cfg["device"])
-        source = self.source(cfg["dataset"])
-        training = training_episodes(cfg, source)
         test = protocol_episodes(cfg, source, cfg["protocol"]["split"])
         if cfg["val_every"]:
             protocol_episodes(cfg, source, "val")
-        refuse_unfit(cfg, learner, training, test)
-        return training.table.fingerprint
+        refuse_unfit(cfg, learner, source, test)
+        return batches.table.fingerprint
 
     def source(self, node: Config) -> Any:
         """The source of images of a dataset node, whose splits are read once."""

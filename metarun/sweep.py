@@ -26,7 +26,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from metarun import child, compose, slurm
 from metarun.config import flat, refuse_unwritable, shown
-from metarun.earlier import FREE_ON_RESUME, SINCE_ADDED, SINCE_ADDED_TO_PROTOCOL
+from metarun.earlier import FREE_ON_RESUME, SINCE_ADDED, augments
 from metarun.errors import TrainingError, UserError
 from metarun.point_check import PointCheck
 from metarun.refusals import refusal
@@ -226,8 +226,8 @@ def run_name(values: Mapping[str, Any], choices: Mapping[str, str]) -> str:
 
     A key that came later and has the value of before is no part of the hash: a new version finds the runs of an old one.
     """
-    added = {**SINCE_ADDED, **{f"protocol.{key}": value for key, value in SINCE_ADDED_TO_PROTOCOL.items()}}
-    identity = {key: whole(value) for key, value in flat(values).items() if key not in ASIDE and (key, value) not in added.items()}
+    aside = ASIDE if augments(values) else (*ASIDE, "dataset.augment")
+    identity = {key: whole(value) for key, value in flat(values).items() if key not in aside and (key, value) not in SINCE_ADDED.items()}
     identity["experiment"] = choices.get("experiment")
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
     tested = values["protocol"]

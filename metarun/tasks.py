@@ -7,6 +7,7 @@ C, H, W an image, D features.
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 
@@ -17,16 +18,36 @@ Predictor = Callable[[Tensor], Tensor]
 """Query images (T, n, C, H, W) to class scores (T, n, N)."""
 
 
+class Tasks(Protocol):
+    """What one step is made of, as far as the trainer is concerned: so many tasks, of which it may take a few at a time."""
+
+    def __len__(self) -> int: ...
+
+    def chunks(self, size: int) -> "Iterator[Any]":
+        """The same tasks, at most `size` at a time."""
+
+
 @dataclass(frozen=True)
 class Examples:
-    """Labelled images of T tasks: x (T, n, C, H, W) float, y (T, n) int64 in [0, ways), grouped by class in ascending order of y."""
+    """Labelled images of T tasks: x (T, n, C, H, W) float, y (T, n) int64 in [0, ways), grouped by class in ascending order of y.
+
+    In a supervised stage each of the T is a mini-batch: n images in any order, whose labels number all training classes.
+    """
 
     x: Tensor
     y: Tensor
     ways: int
 
+    def __len__(self) -> int:
+        return self.x.shape[0]
+
     def tasks(self, start: int, stop: int) -> "Examples":
         return Examples(self.x[start:stop], self.y[start:stop], self.ways)
+
+    def chunks(self, size: int) -> "Iterator[Examples]":
+        """The same tasks, at most `size` at a time."""
+        for start in range(0, len(self), size):
+            yield self.tasks(start, start + size)
 
 
 @dataclass(frozen=True)
@@ -37,7 +58,7 @@ class Episode:
     query: Examples
 
     def __len__(self) -> int:
-        return self.support.x.shape[0]
+        return len(self.support)
 
     def chunks(self, size: int) -> Iterator["Episode"]:
         """The same tasks, at most `size` at a time."""
@@ -52,5 +73,5 @@ class MetaLearner(nn.Module):
         """Called before the first `meta_loss` of every step, counted from 0, for methods that change as training goes on."""
 
     @abstractmethod
-    def meta_loss(self, episode: Episode) -> tuple[Tensor, Metrics]:
+    def meta_loss(self, tasks: Any) -> tuple[Tensor, Metrics]:
         """The loss whose gradient is the meta-gradient, mean over tasks, and the metrics, `loss` among them."""

@@ -48,16 +48,18 @@ def prepare(cfg: Config, run_dir: Path, choices: Mapping[str, str] | None = None
     refuse_taken(run_dir, resume=bool(cfg["resume"]))
     device = Device(**cfg["device"])
     device.set_up()
-    data, learner = Data(cfg, device), make_learner(cfg, device)
-    training, test = data.training(), data.protocol(cfg["protocol"]["split"])
+    data = Data(cfg, device)
+    learner = make_learner(cfg, device, data.classes)
+    training, test = data.training(learner), data.protocol(cfg["protocol"]["split"])
     validation = data.protocol("val") if cfg["val_every"] else None
-    table = training.episodes.table
-    refuse_unfit(cfg, learner, training.episodes, test.episodes)
+    table = training.batches.table
+    refuse_unfit(cfg, learner, data.source, test.episodes)
     optimizer, scheduler = make_optimizer(cfg, learner.parameters())
     facts = {
         "config": {**json.loads(json.dumps(cfg)), "resume": None},
         "choices": dict(choices or {}),
         "data": {"fingerprint": table.fingerprint, "image": list(table.images.shape[1:]), "classes": list(table.names)},
+        "classes": training.batches.classes,
         "versions": versions(),
     }
     checkpoint = load_checkpoint(run_dir, newest(run_dir)) if cfg["resume"] else None
@@ -110,7 +112,8 @@ def _validate(cfg: Config, job: Job, run: Run, step: int) -> dict[str, float]:
     assert job.validation is not None
     statistics = cfg["protocol"]["batch_norm"] or job.learner.statistics
     count = cfg["protocol"]["val_episodes"]
-    result = score(job.learner, job.validation.episodes, job.validation.pixels, count, statistics, job.device, "val")
+    views = cfg["protocol"]["views"]
+    result = score(job.learner, job.validation.episodes, job.validation.pixels, count, statistics, job.device, "val", views)
     run.picture(step, "val/episode", episode_figure(job.learner, job.validation.tasks(0, 1), statistics, job.device))
     if looked_at := min(cfg["protocol"]["diagnostics"], count):
         diagnosis = diagnose(job.learner, job.validation.tasks(0, looked_at), statistics, job.device, QUICK_MODES)

@@ -22,7 +22,7 @@ from metarun.errors import TrainingError
 from metarun.meta_gradient import MetaGradient
 from metarun.run import Run
 from metarun.signals import Signals
-from metarun.tasks import Episode, MetaLearner, Metrics
+from metarun.tasks import MetaLearner, Metrics, Tasks
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ class Trainer:
     optimizer: Optimizer
     scheduler: LRScheduler
     device: Device
-    tasks: Callable[[int, int], Episode]
+    tasks: Callable[[int, int], Tasks]
     validate: Callable[[int], Mapping[str, float]]
     run: Run
     facts: Mapping[str, Any]
@@ -112,7 +112,7 @@ class Trainer:
         self.averages.add(metrics, self.step + 1)
         self.step += 1
 
-    def update(self, tasks: Episode) -> Metrics:
+    def update(self, tasks: Tasks) -> Metrics:
         """The mean gradient over the tasks, clipped, then the update of the weights."""
         self.learner.begin_step(self.step)
         metrics = self.gradient(tasks)

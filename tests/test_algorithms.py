@@ -10,9 +10,11 @@ from torch.nn import functional as F
 
 from metarun.algorithms.base import FewShotLearner
 from metarun.algorithms.protonet import ProtoNet
+from metarun.assembly import make_learner
 from metarun.backbones.base import Backbone
 from metarun.backbones.conv4 import Conv4
 from metarun.batch_statistics import MODES
+from metarun.device import Device
 from metarun.tasks import Episode, Examples
 
 ALGORITHMS = sorted((CONF / "algorithm").rglob("*.yaml"))
@@ -25,9 +27,14 @@ def test_the_groups_are_found() -> None:
 
 def learner_of(path: Path) -> FewShotLearner:
     torch.manual_seed(0)
-    node = composed(f"algorithm={path.stem}", "task.ways=3")["algorithm"]
-    backbone = Conv4(1, 16, widths=(4, 6), film_block=1 if path.stem == "cavia" else None, context=3)
-    return instantiate(node, _convert_="all")(backbone=backbone).double()
+    cfg = composed(f"algorithm={path.stem}", "task.ways=3")
+    cfg["backbone"] |= {"image_size": 16, "widths": [4, 6], "film_block": 1 if path.stem == "cavia" else None, "context": 3}
+    return make_learner(cfg, Device("cpu"), classes=3).double()
+
+
+def training_tasks(learner: FewShotLearner, episode: Episode) -> Episode | Examples:
+    """What such a learner is trained on at first."""
+    return episode if learner.supervised_steps == 0 else episode.support
 
 
 @pytest.mark.parametrize("path", ALGORITHMS, ids=lambda path: path.stem)
@@ -55,16 +62,17 @@ class TestEveryAlgorithm:
     def test_its_gradient_is_the_mean_over_tasks_and_training_lowers_the_loss(self, path: Path) -> None:
         learner, episode = learner_of(path), random_episode(2, 3, 2, 2)
         parameters = [p for p in learner.parameters() if p.requires_grad]
-        whole = torch.autograd.grad(learner.meta_loss(episode)[0], parameters, materialize_grads=True)
-        parts = [torch.autograd.grad(learner.meta_loss(one)[0], parameters, materialize_grads=True) for one in episode.chunks(1)]
+        tasks = training_tasks(learner, episode)
+        whole = torch.autograd.grad(learner.meta_loss(tasks)[0], parameters, materialize_grads=True)
+        parts = [torch.autograd.grad(learner.meta_loss(one)[0], parameters, materialize_grads=True) for one in tasks.chunks(1)]
         for together, first, second in zip(whole, *parts, strict=True):
             torch.testing.assert_close(together, (first + second) / 2, rtol=1e-9, atol=1e-11)
         alike = episode.support.x + 0.5 * torch.randn_like(episode.support.x)  # Reptile learns from nothing but the support
-        episode = Episode(episode.support, Examples(alike, episode.query.y, 3))
+        tasks = training_tasks(learner, Episode(episode.support, Examples(alike, episode.query.y, 3)))
         optimizer = torch.optim.Adam(parameters, lr=1e-2)
         losses = []
         for _ in range(20):
-            loss, metrics = learner.meta_loss(episode)
+            loss, metrics = learner.meta_loss(tasks)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -19,11 +19,15 @@ class FewShotLearner(MetaLearner):
     """A method for few-shot tasks: `adapt` is all it must define.
 
     `statistics` is how its paper normalises test queries (see `metarun.batch_statistics`), for protocols that leave it open.
-    `ways` is the number of classes that it is built for, None for any.
+    `ways` is the number of classes that it is built for, None for any. `supervised_steps` is for how many of the first steps `meta_loss`
+    is given mini-batches of labelled images (`Examples` of all training classes) in place of tasks, None for all; `augment` says
+    whether these images are augmented. A learner whose constructor takes `classes` is told how many training classes there are.
     """
 
     statistics: ClassVar[str] = "running"
     ways: int | None = None
+    supervised_steps: int | None = 0
+    augment: bool = False
 
     @abstractmethod
     def adapt(self, support: Examples, statistics: str = "track") -> Predictor:

@@ -6,8 +6,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from metarun.backbones.base import Backbone
-from metarun.errors import UserError
+from metarun.backbones.base import Backbone, require
 from metarun.layers import BatchNorm2d, Linear, fold, unfold
 
 
@@ -27,11 +26,9 @@ class MLP(Backbone):
         eps: float = 1e-5,
     ) -> None:
         super().__init__()
-        if not widths or min(widths) < 1:
-            raise UserError(f"backbone.widths: {list(widths)} is not allowed; expected one number of units above 0 per layer")
-        if eps <= 0:
-            raise UserError(f"backbone.eps: {eps} is not allowed; expected a number above 0")
-        self.out_features = widths[-1]
+        require(len(widths) > 0 and min(widths) > 0, "widths", list(widths), "one number of units above 0 per layer")
+        require(eps > 0, "eps", eps, "a number above 0")
+        self.out_features = self.out_channels = widths[-1]
         pixels = in_channels * image_size * image_size
         self.layers = nn.Sequential(*(Layer(i, o, scale, eps) for i, o in pairwise((pixels, *widths))))
 

@@ -23,12 +23,12 @@ class PerTask(Backbone):
         try:
             with torch.no_grad():
                 out = module.eval()(torch.zeros(2, self.channels, image_size, image_size))
-        except (RuntimeError, ValueError, TypeError) as error:
+        except (RuntimeError, ValueError, TypeError, AssertionError) as error:
             reason = str(error).splitlines()[0]
             raise UserError(f"backbone.module: cannot take images of {self.channels}x{image_size}x{image_size} ({reason})") from error
         if not isinstance(out, Tensor) or out.dim() != 2:
             raise UserError("backbone.module: must answer with one row of features per image, (n, D)")
-        self.out_features = out.shape[1]
+        self.out_features = self.out_channels = out.shape[1]
         module.train()
 
     def _state(self) -> dict[str, Tensor]:

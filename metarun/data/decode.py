@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from metarun.errors import UserError
 
@@ -73,20 +73,22 @@ def _open_zip(path: Path) -> zipfile.ZipFile:
         raise UserError(f"{path}: not a zip archive ({what}); download it again") from error
 
 
-def decode(item: Member | np.ndarray, image_size: int, in_channels: int, resample: Resample) -> np.ndarray:
+def decode(item: Member | np.ndarray, image_size: int, in_channels: int, resample: Resample, upright: bool = False) -> np.ndarray:
     """The image as (image_size, image_size, in_channels) uint8, aspect not kept; one that has this size is not resampled.
 
-    An array is (H, W) or (H, W, 3) uint8. Raises UserError, naming the file, for a truncated or non-image file.
+    An array is (H, W) or (H, W, 3) uint8. upright: turned as its EXIF data say, as cameras want it; published datasets are read without.
+    Raises UserError, naming the file, for a truncated or non-image file.
     """
     mode = "RGB" if in_channels == 3 else "L"
-    image = _read(item, mode) if isinstance(item, Member) else Image.fromarray(item).convert(mode)
+    image = _read(item, mode, upright) if isinstance(item, Member) else Image.fromarray(item).convert(mode)
     image = image.resize((image_size, image_size), Image.Resampling[resample.upper()])
     return np.asarray(image).reshape(image_size, image_size, in_channels)
 
 
-def _read(file: Member, mode: str) -> Image.Image:
+def _read(file: Member, mode: str, upright: bool) -> Image.Image:
     try:
-        return _opaque(Image.open(io.BytesIO(file.read()))).convert(mode)
+        image = Image.open(io.BytesIO(file.read()))
+        return _opaque(ImageOps.exif_transpose(image) if upright else image).convert(mode)
     except Exception as error:  # Pillow's and zipfile's decoders raise a dozen kinds for bad bytes
         reason = "not an image" if isinstance(error, UnidentifiedImageError) else str(error).split("\n")[0]
         raise UserError(f"{file}: cannot be read as an image ({reason})") from error

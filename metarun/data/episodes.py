@@ -6,6 +6,8 @@ stream NumPy keeps the same in every version. Smallest word first orders classes
 
 import hashlib
 import json
+from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from metarun.data.augmentation import Transform, augmented, view_words
 from metarun.data.table import ImageTable
 from metarun.device import Device
 from metarun.errors import UserError
@@ -21,21 +24,27 @@ from metarun.tasks import Episode, Examples
 
 @dataclass(frozen=True)
 class Draws:
-    """T drawn tasks: classes (T, N) in the table; images (T, N, K+Q) in the table, support first; turns (T, N) by 90 degrees."""
+    """T drawn tasks: classes (T, N) in the table; images (T, N, K+Q) in the table, support first; turns (T, N) by 90 degrees; and words,
+    like the images, that say how each is augmented, None if none is.
+    """
 
     classes: np.ndarray
     images: np.ndarray
     turns: np.ndarray
+    words: np.ndarray | None = None
 
 
 class Episodes:
     """The numbered episodes of a table: `ways` classes, `shots` support and `queries` query images of each.
 
-    Raises UserError if the table has too few classes, or a class too few images; `split` names it in messages.
+    augment: every image is changed at random. Raises UserError if the table has too few classes, or a class too few images; `split` and
+    `key` name what is too much in messages.
     """
 
-    def __init__(self, table: ImageTable, ways: int, shots: int, queries: int, seed: int, split: str, key: str = "task") -> None:
-        self.table, self.ways, self.shots, self.queries = table, ways, shots, queries
+    def __init__(
+        self, table: ImageTable, ways: int, shots: int, queries: int, seed: int, split: str, key: str = "task", augment: bool = False
+    ) -> None:
+        self.table, self.ways, self.shots, self.queries, self.augment = table, ways, shots, queries, augment
         self.turned = 4 if table.rotations == "classes" else 1
         classes = len(table.names) * self.turned
         if ways > classes:
@@ -55,7 +64,13 @@ class Episodes:
     def draw(self, first: int, count: int) -> Draws:
         """Episodes `first` to `first + count - 1`."""
         draws = [self._one(index) for index in range(first, first + count)]
-        return Draws(*(np.stack(parts) for parts in zip(*draws, strict=True)))
+        classes, images, turns = (np.stack(parts) for parts in zip(*draws, strict=True))
+        return Draws(classes, images, turns, self._words(first, images.shape) if self.augment else None)
+
+    def _words(self, first: int, shape: tuple[int, ...]) -> np.ndarray:
+        counters = ([0, 0, 1, index] for index in range(first, first + shape[0]))  # apart from those of the draws
+        words = [np.random.Philox(key=self.key, counter=counter).random_raw(shape[1] * shape[2]) for counter in counters]
+        return np.stack(words).reshape(shape)
 
     def _one(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         classes, most = len(self.table.names), int(self.table.counts.max())
@@ -92,9 +107,17 @@ class Pixels:
 
     residency: `device` keeps the bytes there, `ram` in memory, `disk` mapped; `auto` takes the device if they fit into half of its free
     memory, else leaves them mapped. Images come out as float32 or the device's half precision, normalised by the table's mean and std.
+    augment: the transforms of images that are to be augmented.
     """
 
-    def __init__(self, table: ImageTable, device: Device, residency: Literal["auto", "device", "ram", "disk"] = "auto") -> None:
+    def __init__(
+        self,
+        table: ImageTable,
+        device: Device,
+        residency: Literal["auto", "device", "ram", "disk"] = "auto",
+        augment: Sequence[Transform] = (),
+    ) -> None:
+        self.augment, self.view = augment, 0
         on_device = residency == "device" or (residency == "auto" and table.images.nbytes < device.free_memory() / 2)
         images = torch.from_numpy(np.array(table.images) if residency == "ram" else table.images)
         count, height, width, channels = images.shape
@@ -108,8 +131,16 @@ class Pixels:
         places = torch.arange(height * width).view(height, width)
         self.turns = torch.stack([places.rot90(k).flatten() for k in range(4)]).to(device.torch)
 
-    def gather(self, images: np.ndarray, turns: np.ndarray) -> Tensor:
-        """Images (n, C, H, W) on the device: those at `images` (n,), each, square then, turned by `turns` (n,) times 90 degrees."""
+    def seen(self, view: int) -> "Pixels":
+        """The same images, each changed at random in a way that is its own in this view; view 0 leaves them as they are."""
+        other = copy(self)
+        other.view = view
+        return other
+
+    def gather(self, images: np.ndarray, turns: np.ndarray, words: np.ndarray | None = None) -> Tensor:
+        """Images (n, C, H, W) on the device: those at `images` (n,), each, square then, turned by `turns` (n,) times 90 degrees, and
+        augmented as `words` (n,) say.
+        """
         if self.bytes.device.type == "cpu":
             chosen = self.device.put(self.bytes[torch.from_numpy(images)])
         else:
@@ -117,6 +148,11 @@ class Pixels:
         x = chosen.view(len(images), -1, self.shape[2])
         if turns.any():
             x = x.gather(1, self.turns[self.device.put(turns)].unsqueeze(2).expand_as(x))
+        if self.view:
+            words = view_words(images, self.view)
+        if words is not None:
+            changed = augmented(x.view(len(images), *self.shape).permute(0, 3, 1, 2), self.augment, words)
+            x = changed.permute(0, 2, 3, 1).reshape(x.shape)
         x = torch.addcmul(self.offset, x.to(torch.float32), self.factor).to(self.device.dtype)
         return x.view(len(images), *self.shape).permute(0, 3, 1, 2)
 
@@ -124,10 +160,17 @@ class Pixels:
         """The drawn tasks as tensors on the device."""
         tasks, ways, each = draws.images.shape
         turns = np.repeat(draws.turns.reshape(-1), each)
-        x = self.gather(draws.images.reshape(-1), turns).unflatten(0, (tasks, ways, each))
+        words = None if draws.words is None else draws.words.reshape(-1)
+        x = self.gather(draws.images.reshape(-1), turns, words).unflatten(0, (tasks, ways, each))
         labels = torch.arange(ways, device=self.device.torch)
 
         def part(images: Tensor) -> Examples:
             return Examples(images.flatten(1, 2), labels.repeat_interleave(images.shape[2]).expand(tasks, -1), ways)
 
         return Episode(part(x[:, :, :shots]), part(x[:, :, shots:]))
+
+    def batch(self, draws: Draws, labels: np.ndarray, classes: int) -> Examples:
+        """The drawn mini-batches (see `metarun.data.batches`) as tensors on the device."""
+        words = None if draws.words is None else draws.words.reshape(-1)
+        x = self.gather(draws.images.reshape(-1), draws.turns.reshape(-1), words).unflatten(0, labels.shape)
+        return Examples(x, self.device.put(labels), classes)

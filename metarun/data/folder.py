@@ -19,7 +19,8 @@ class Folder(Source):
 
     The classes are the folders that hold the images; where train, val or test is at the top, they are the splits, not part of the
     classes' names, and `split_fractions` and `split_seed` are not used. split_fractions: of the classes, for train, val and test.
-    resample: filter to `image_size`, aspect not kept. Hidden files are passed over; anything else that is no image is refused.
+    resample: filter to `image_size`, aspect not kept. Photographs are turned upright, as their EXIF data say. Hidden files are passed
+    over; anything else that is no image is refused.
     """
 
     root: str | Path | None = None
@@ -37,7 +38,8 @@ class Folder(Source):
     def build(self) -> ImageTable:
         root = existing_root(self.root, HOW)
         key = {"files": stamps([root]), "image_size": self.image_size, "in_channels": self.in_channels, "resample": self.resample}
-        read = partial(decode, image_size=self.image_size, in_channels=self.in_channels, resample=self.resample)
+        key["upright"] = True  # tables of before, in which they were not, are left alone
+        read = partial(decode, image_size=self.image_size, in_channels=self.in_channels, resample=self.resample, upright=True)
         return cached_table("folder", key, lambda: self._found[0], read, (self.image_size, self.image_size, self.in_channels))
 
     def assign(self, names: Sequence[str]) -> Mapping[str, str]:

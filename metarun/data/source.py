@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar, Literal, get_args, get_origin
+from typing import Any, ClassVar, Literal, get_args, get_origin
 
 from metarun.data.table import ImageTable
 from metarun.errors import UserError
@@ -26,7 +26,8 @@ class Source(ABC):
     """Images in classes, and which classes are for training, validation and test. To make one costs nothing; `load` reads or builds.
 
     image_size: height and width in pixels. in_channels: 1 (grey) or 3 (RGB). mean, std: per channel or one for all, for pixels in
-    [0, 1]. rotations: per split, what `ImageTable` says of them; `val` follows `test`. residency: where the table is kept in use.
+    [0, 1]. rotations: per split, what `ImageTable` says of them; `val` follows `test`. augment: torchvision's v2 transforms, or others that
+    map (C, H, W) uint8 to the same, for images that are to be augmented. residency: where the table is kept in use.
     Raises UserError, naming the key, for a value that makes no sense.
     """
 
@@ -36,6 +37,7 @@ class Source(ABC):
     std: Sequence[float] = (1.0,)
     rotations: Mapping[str, Rotations] = field(default_factory=dict)
     residency: Residency = "auto"
+    augment: Sequence[Any] = ()
 
     standard: ClassVar[tuple[Sequence[str], int]] = ((), 0)  # the classes of the published data set, and the images of each
 

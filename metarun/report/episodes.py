@@ -49,6 +49,7 @@ def _pictures(folder: Path, record: Mapping[str, Any], numbers: Sequence[int]) -
     from metarun.device import Device
     from metarun.ensemble import Ensemble
     from metarun.figure import episode_figure
+    from metarun.results import trained_classes
 
     paths = [folder / "checkpoints" / name for name in record["checkpoint"].split("+")]
     if missing := next((path for path in paths if not path.is_file()), None):
@@ -61,9 +62,10 @@ def _pictures(folder: Path, record: Mapping[str, Any], numbers: Sequence[int]) -
     split = Data(cfg, device).protocol(record["split"])
     if split.episodes.table.fingerprint != record["data_fingerprint"]:
         raise UserError("dataset: its images are not those that were tested")
-    members = [make_learner(cfg, device) for _ in paths]
-    for member, path in zip(members, paths, strict=True):
-        member.load_state_dict(load_checkpoint(folder, path.stem)["model"])
+    checkpoints = [load_checkpoint(folder, path.stem) for path in paths]
+    members = [make_learner(cfg, device, trained_classes(checkpoint)) for checkpoint in checkpoints]
+    for member, checkpoint in zip(members, checkpoints, strict=True):
+        member.load_state_dict(checkpoint["model"])
     learner = members[0] if len(members) == 1 else Ensemble(members)
     questions = record["ways"] * record["queries"]
     for number in numbers:

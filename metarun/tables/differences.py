@@ -11,7 +11,7 @@ from hydra.utils import get_object
 from omegaconf import OmegaConf
 
 from metarun.config import flat
-from metarun.earlier import SINCE_ADDED
+from metarun.earlier import SINCE_ADDED, augments
 from metarun.errors import UserError
 from metarun.tables.recipe import composed, text
 
@@ -73,6 +73,8 @@ def differences(
     resolved: Any = flat(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
     expected = unflat({**flat(reference.values), **{key: resolved[key] for key in following}})
     selection = values["protocol"]["selection"]
+    if not augments(values) and not augments(expected):  # then its transforms are used nowhere
+        expected = {**expected, "dataset": {**expected["dataset"], "augment": values["dataset"].get("augment", ())}}
     found += [Difference(key, *map(text, pair)) for key, pair in sorted(unlike(values, expected).items()) if not is_aside(key, selection)]
     return tuple(found)
 

@@ -5,13 +5,13 @@ from typing import Any
 
 from metarun.catalogue import Found
 from metarun.config import flat
-from metarun.earlier import SINCE_ADDED_TO_PROTOCOL
+from metarun.earlier import completed
 from metarun.tables.differences import Difference
 from metarun.tables.recipe import Recipe, composed, text
 
-KEYS = ("split", "episodes", "seed", "ways", "shots", "queries", "batch_norm", "selection", "ensemble")
+KEYS = ("split", "episodes", "seed", "ways", "shots", "queries", "batch_norm", "selection", "ensemble", "views")
 TOGETHER = ("ways", "shots", "queries")  # one may follow another, so none is left to chance where one changes
-NOT_OF_A_TEST = ("root", "residency", "download", "rotations.train")  # of a dataset: where it is, and what only training sees
+NOT_OF_A_TEST = ("root", "residency", "download", "rotations.train", "augment")  # of a dataset: where it is, and what only training sees
 STATISTICS = {
     "query": "normalised with the other queries",
     "running": "running statistics",
@@ -48,7 +48,7 @@ def record_of(run: Found, training: Recipe, test: Recipe) -> dict[str, Any] | No
 
 def _matches(record: Mapping[str, Any], run: Found, training: Recipe, test: Recipe) -> bool:
     config, step = record["config"], record["checkpoint_step"]
-    protocol = {**SINCE_ADDED_TO_PROTOCOL, **config["protocol"]}
+    protocol = completed(config)["protocol"]
     if protocol["batch_norm"] is None and test.values["protocol"]["batch_norm"] is not None:
         protocol["batch_norm"] = record["batch_norm"]  # what null came to
     if protocol["selection"] == "last":
@@ -65,7 +65,7 @@ def _matches(record: Mapping[str, Any], run: Found, training: Recipe, test: Reci
 
 def words_of_test(run: Found, training: Recipe, test: Recipe) -> list[str]:
     """The overrides with which `metarun evaluate` tests the run by the cell's protocol."""
-    before, wanted = {**SINCE_ADDED_TO_PROTOCOL, **run.config["protocol"]}, tested_by(test)
+    before, wanted = completed(run.config)["protocol"], tested_by(test)
     changed = {key for key in KEYS if before[key] != wanted[key]}
     if changed.intersection(TOGETHER):
         changed.update(TOGETHER)
