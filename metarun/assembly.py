@@ -148,7 +148,9 @@ def refuse_unfit(cfg: Config, learner: FewShotLearner, source: Any, test: Episod
     if learner.supervised_steps is not None:
         refuse_ways(learner, training_episodes(cfg, source), "task")
     refuse_ways(learner, test, "protocol")
-    refuse_overlap(cfg, source.load(cfg["train_split"]).names, test.table)
+    trained = source.load(cfg["train_split"]).names
+    refuse_overlap(cfg, trained, test.table)
+    learner.check_training(trained)
     if (learner.augment and learner.supervised_steps != 0) or cfg["task"]["augment"] or cfg["protocol"]["views"] > 1:
         transforms = getattr(source, "augment", ())
         augmentation.refuse_unfit(transforms, test.table.images.shape[3], test.table.images.shape[1])

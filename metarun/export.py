@@ -15,7 +15,7 @@ from metarun.errors import UserError
 from metarun.results import selected
 from metarun.status import read_json, write_json
 
-KEPT = ("config", "choices", "data", "versions", "step", "best", "ranking", "model")
+KEPT = ("config", "choices", "data", "classes", "versions", "step", "best", "ranking", "model")
 TOLD = ("state", "step", "steps", "step_seconds", "seconds", "peak_memory", "best", "test")
 
 
@@ -42,15 +42,17 @@ def export(run_dir: Path, folder: Path) -> Path:
     write_json(draft / "config.json", {**facts, "config": anywhere(facts["config"])})
     write_json(draft / "status.json", {key: value for key, value in read_json(run_dir / "status.json").items() if key in TOLD})
     shutil.copyfile(run_dir / "metrics.csv", draft / "metrics.csv")
-    placeless = [override.input_line for override in parse(words) if override.key_or_group != "dataset.root"]
+    placeless = [override.input_line for override in parse(words) if override.key_or_group not in ("dataset.root", "algorithm.teacher.run")]
     OmegaConf.save(OmegaConf.create(placeless), draft / ".hydra/overrides.yaml")
     draft.rename(folder)
     return folder
 
 
 def anywhere(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration without the place of the data."""
+    """The configuration without the place of the data and of a teacher, which keeps its name."""
     copy: dict[str, Any] = json.loads(json.dumps(config))
     if "root" in copy["dataset"]:
         copy["dataset"]["root"] = None
+    if teacher := copy["algorithm"].get("teacher"):
+        teacher["run"] = teacher["run"] and Path(teacher["run"]).name
     return copy

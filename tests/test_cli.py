@@ -161,7 +161,7 @@ def test_cfg_job_shows_the_configuration_and_writes_nothing(metarun: Metarun, tm
         ("metarun train algorithm=", " ".join(f"algorithm={choice}" for choice in choices("algorithm"))),
         ("metarun train algorithm=maml algorithm.inner_l", "algorithm.inner_loss= algorithm.inner_lr="),
         ("metarun plan dataset=om", "dataset=omniglot"),
-        ("metarun evaluate protocol=s", "protocol=snell2017"),
+        ("metarun evaluate protocol=sn", "protocol=snell2017"),
         ("metarun data verify dataset=om", "dataset=omniglot"),
     ],
 )

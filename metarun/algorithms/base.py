@@ -1,7 +1,7 @@
 """What all few-shot learners have in common: adapt to a support set, answer for the queries."""
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import ClassVar
 
@@ -28,6 +28,9 @@ class FewShotLearner(MetaLearner):
     ways: int | None = None
     supervised_steps: int | None = 0
     augment: bool = False
+
+    def check_training(self, classes: Sequence[str]) -> None:
+        """Raises UserError if the learner cannot be trained on images of these classes, for a reason of its own."""
 
     @abstractmethod
     def adapt(self, support: Examples, statistics: str = "track") -> Predictor:
@@ -134,6 +137,11 @@ def class_means(x: Tensor, y: Tensor, ways: int) -> Tensor:
     """Mean of x (T, n, D) per class of y (T, n): (T, N, D)."""
     members = F.one_hot(y, ways).to(x.dtype)
     return members.mT @ x / members.sum(1).unsqueeze(2)
+
+
+def squared_distances(x: Tensor, others: Tensor) -> Tensor:
+    """Of x (T, n, D) to others (T, m, D): (T, n, m), by one matrix multiplication instead of a (T, n, m, D) difference."""
+    return x.square().sum(-1, keepdim=True) + others.square().sum(-1).unsqueeze(1) - 2 * x @ others.mT
 
 
 def require(condition: bool, key: str, value: object, allowed: str) -> None:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from metarun.algorithms.base import MetricLearner, require
+from metarun.algorithms.base import MetricLearner, require, squared_distances
 from metarun.algorithms.context import QueryContext, SupportContext
 from metarun.backbones.base import Backbone
 from metarun.tasks import Examples, Predictor
@@ -71,7 +71,7 @@ def similarity(query: Tensor, support: Tensor, distance: str) -> Tensor:
     """Cosines, or minus squared distances, of (T, n, D) and (T, m, D): (T, n, m)."""
     if distance == "cosine":
         return F.normalize(query, dim=-1) @ F.normalize(support, dim=-1).mT
-    return 2 * query @ support.mT - support.square().sum(-1).unsqueeze(1) - query.square().sum(-1, keepdim=True)
+    return -squared_distances(query, support)
 
 
 def log_attention(similarities: Tensor, y: Tensor, ways: int) -> Tensor:

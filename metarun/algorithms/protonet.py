@@ -8,10 +8,9 @@ on train + val is `train_split: trainval`.
 
 from typing import Literal
 
-import torch
 from torch.nn import functional as F
 
-from metarun.algorithms.base import MetricLearner, class_means, require
+from metarun.algorithms.base import MetricLearner, class_means, require, squared_distances
 from metarun.backbones.base import Backbone
 from metarun.tasks import Examples, Predictor
 
@@ -29,6 +28,4 @@ class ProtoNet(MetricLearner):
         if self.distance == "cosine":
             prototypes = F.normalize(prototypes, dim=-1)
             return lambda z: self.scale * F.normalize(z, dim=-1) @ prototypes.mT
-        length = prototypes.square().sum(-1).unsqueeze(1)
-        # -|z - c|^2 as products, one matrix multiplication instead of a (T, n, N, D) difference.
-        return lambda z: self.scale * (2 * z @ prototypes.mT - length - torch.square(z).sum(-1, keepdim=True))
+        return lambda z: -self.scale * squared_distances(z, prototypes)

@@ -15,9 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from metarun.algorithms.base import class_means, require
+from metarun.algorithms.base import class_means, require, squared_distances
 from metarun.algorithms.heads import Kind
-from metarun.algorithms.matching_net import similarity
 from metarun.algorithms.supervised import SupervisedLearner
 from metarun.backbones.base import Backbone
 from metarun.tasks import Examples, Predictor
@@ -67,4 +66,4 @@ class SimpleShot(SupervisedLearner):
 
     def classify(self, support: Examples) -> Predictor:
         centroids = class_means(self.transformed(support.x), support.y, support.ways)
-        return lambda z: similarity(self.transformed(z), centroids, "euclidean")
+        return lambda z: -squared_distances(self.transformed(z), centroids)

@@ -59,10 +59,10 @@ class SupervisedLearner(MetricLearner):
             self.classifier = linear = Linear(backbone.out_features, self.outputs)
             nn.init.zeros_(linear.bias)
 
-    def check_training(self, names: Sequence[str]) -> None:
-        """Raises UserError if there is a teacher that cannot be had, or that did not learn the training classes `names`."""
+    def check_training(self, classes: Sequence[str]) -> None:
+        """Raises UserError if there is a teacher that cannot be had, or that did not learn these training classes."""
         if self.teacher.run:
-            self.expert(names)
+            self.expert(classes)
 
     def meta_loss(self, tasks: Examples | Episode) -> tuple[Tensor, Metrics]:
         """The loss of mini-batches (T, B, C, H, W), mean over all images, with `loss` and `accuracy` over the training classes."""
