@@ -37,7 +37,7 @@ def refuse_unfit(transforms: Sequence[Transform], channels: int, size: int) -> N
         raise UserError(f"dataset.augment: cannot be applied to an image ({str(error).splitlines()[0]})") from error
     if after.shape != image.shape or after.dtype != torch.uint8:
         raise UserError(
-            f"dataset.augment: makes {after.dtype} {tuple(after.shape[1:])} of uint8 {tuple(image.shape[1:])}; an image has to stay what it is"
+            f"dataset.augment: makes {after.dtype} {tuple(after.shape[1:])} of uint8 {tuple(image.shape[1:])}; kind and size have to stay"
         )
 
 

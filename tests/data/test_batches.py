@@ -84,7 +84,10 @@ def test_views_are_averaged_as_probabilities(statistics: str) -> None:
         (["protocol.views=2"], "protocol.views: not allowed with an empty dataset.augment"),
         (["task.augment=true"], "task.augment: not allowed with an empty dataset.augment"),
         (["task.augment=true", "dataset.augment=[{_target_: torchvision.transforms.v2.Resize, size: [9, 9]}]"], "dataset.augment: makes"),
-        (["protocol.views=2", "dataset.augment=[{_target_: torchvision.transforms.v2.Grayscale, num_output_channels: 5}]"], "dataset.augment"),
+        (
+            ["protocol.views=2", "dataset.augment=[{_target_: torchvision.transforms.v2.RandomCrop, size: [99, 99]}]"],
+            "dataset.augment: cannot",
+        ),
     ],
 )
 def test_changes_that_cannot_be_made_are_refused(words: list[str], said: str) -> None:
