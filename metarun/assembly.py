@@ -143,20 +143,30 @@ def refuse_ways(learner: FewShotLearner, episodes: Episodes, key: str) -> None:
         raise UserError(f"{key}.ways: {episodes.ways} is not allowed; {type(learner).__name__} is built for {learner.ways}")
 
 
-def refuse_unfit(cfg: Config, learner: FewShotLearner, source: Any, test: Episodes) -> None:
-    """Raises UserError if the learner cannot be trained on the data, or should not be tested on `test`."""
+def refuse_unfit(cfg: Config, learner: FewShotLearner, source: Any) -> None:
+    """Raises UserError if the learner cannot be trained, validated or tested on the data, or should not be."""
     if learner.supervised_steps is not None:
         refuse_ways(learner, training_episodes(cfg, source), "task")
+    test = protocol_episodes(cfg, source, cfg["protocol"]["split"])
+    if cfg["val_every"]:
+        protocol_episodes(cfg, source, "val")
     refuse_ways(learner, test, "protocol")
-    trained = source.load(cfg["train_split"]).names
-    refuse_overlap(cfg, trained, test.table)
-    learner.check_training(trained)
-    if (learner.augment and learner.supervised_steps != 0) or cfg["task"]["augment"] or cfg["protocol"]["views"] > 1:
-        transforms = getattr(source, "augment", ())
-        augmentation.refuse_unfit(transforms, test.table.images.shape[3], test.table.images.shape[1])
-        for key, wanted in (("task.augment", cfg["task"]["augment"]), ("protocol.views", cfg["protocol"]["views"] > 1)):
-            if wanted and not transforms:
-                raise UserError(f"{key}: not allowed with an empty dataset.augment; name its transforms there")
+    trained = source.load(cfg["train_split"])
+    refuse_overlap(cfg, trained.names, test.table)
+    learner.check_training(trained.names, trained.images.shape[1:])
+    refuse_augmentation("algorithm.augment", source, test.table, learner.augment and learner.supervised_steps != 0, needed=False)
+    refuse_augmentation("task.augment", source, test.table, cfg["task"]["augment"])
+    refuse_augmentation("protocol.views", source, test.table, cfg["protocol"]["views"] > 1)
+
+
+def refuse_augmentation(key: str, source: Any, table: ImageTable, wanted: bool, needed: bool = True) -> None:
+    """Raises UserError if images are to be augmented, as `key` says, and the dataset's transforms do not fit them, or `needed` are none."""
+    if not wanted:
+        return
+    transforms = getattr(source, "augment", ())
+    if needed and not transforms:
+        raise UserError(f"{key}: not allowed with an empty dataset.augment; name its transforms there")
+    augmentation.refuse_unfit(transforms, table.images.shape[3], table.images.shape[1])
 
 
 def refuse_overlap(cfg: Config, trained: Collection[str], table: ImageTable) -> None:

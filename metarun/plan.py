@@ -37,8 +37,8 @@ def plan(cfg: Config, run_dir: Path) -> Iterator[str]:
     at_once = min(trainer.gradient.tasks_per_chunk, tasks)
     more = f"{size(max(0, peak - before))} more than before the first step"
     yield f"memory       {size(peak)} {job.device.memory_kind} at most, {more}; {counted(at_once, 'task')} at once"
-    each = "batches" if job.learner.supervised_steps is None else "tasks"
-    yield f"time         {duration(step)} a step ({duration(min(found))} to {duration(max(found))}), {tasks / step:.3g} {each}/s"
+    unit = "batches" if job.learner.supervised_steps is None else "tasks"
+    yield f"time         {duration(step)} a step ({duration(min(found))} to {duration(max(found))}), {tasks / step:.3g} {unit}/s"
     yield f"training     {counted(steps, 'step')}: {duration(steps * step)}"
     total = steps * step
     if job.validation is not None:

@@ -5,7 +5,7 @@ from typing import Any
 
 from hydra.utils import instantiate
 
-from metarun.assembly import Config, make_learner, make_optimizer, protocol_episodes, refuse_unfit, training_batches
+from metarun.assembly import Config, make_learner, make_optimizer, refuse_unfit, training_batches
 from metarun.config import check
 from metarun.device import Device
 from metarun.targets import check_targets
@@ -31,10 +31,7 @@ class PointCheck:
         if batches is None:
             return None
         Device(**cfg["device"])
-        test = protocol_episodes(cfg, source, cfg["protocol"]["split"])
-        if cfg["val_every"]:
-            protocol_episodes(cfg, source, "val")
-        refuse_unfit(cfg, learner, source, test)
+        refuse_unfit(cfg, learner, source)
         return batches.table.fingerprint
 
     def source(self, node: Config) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from metarun.algorithms.base import FewShotLearner
-from metarun.assembly import Config, Data, Split, make_learner, refuse_overlap, refuse_ways
+from metarun.assembly import Config, Data, Split, make_learner, refuse_augmentation, refuse_overlap, refuse_ways
 from metarun.checkpoint import file_sha256, load_checkpoint, versions
 from metarun.data.source import Source
 from metarun.data.table import ImageTable
@@ -37,6 +37,7 @@ def evaluate(cfg: Config, run_dir: Path) -> dict[str, Any]:
     table = split.episodes.table
     refuse_other_images(table, checkpoint["data"]["image"])
     refuse_overlap(cfg, checkpoint["data"]["classes"], table)
+    refuse_augmentation("protocol.views", data.source, table, protocol["views"] > 1)
     members = trained_learners(cfg, run_dir, checkpoints, device)
     refuse_ways(members[0], split.episodes, "protocol")
     learner = members[0] if len(members) == 1 else Ensemble(members)
@@ -49,10 +50,11 @@ def evaluate(cfg: Config, run_dir: Path) -> dict[str, Any]:
         record["diagnostics"] = {"episodes": looked_at, **diagnose(learner, split.tasks(0, looked_at), statistics, device)}
     _write(run_dir / "evaluations", record)
     log.info(
-        "%s accuracy %.2f ± %.2f %% (%d episodes, %d-way %d-shot, %d queries a class, batch statistics: %s, step %d%s%s)",
+        "%s accuracy %.2f ± %.2f %% (%d episodes, %d-way %d-shot, %d queries a class, batch statistics: %s, step %d%s%s%s)",
         *(protocol["split"], result.accuracy, result.ci95, record["episodes"]),
         *(record["ways"], record["shots"], record["queries"], statistics, checkpoint["step"]),
         f", mean of {len(names)} checkpoints" if len(names) > 1 else "",
+        f", mean of {protocol['views']} views" if protocol["views"] > 1 else "",
         f", trained on {record['trained_on']['dataset']}, not on {dataset_name(cfg)}" if record["cross_domain"] else "",
     )
     return record
@@ -144,6 +146,7 @@ def _record(
         "checkpoint_step": checkpoint["step"],
         "selection": cfg["protocol"]["selection"],
         "ensemble": len(paths),
+        "views": cfg["protocol"]["views"],
         "per_episode": np.round(result.accuracies, 4).tolist(),
         "per_class": {name: list(counts) for name, counts in result.per_class.items()},
         "config": cfg,
@@ -157,6 +160,7 @@ def _write(folder: Path, record: Mapping[str, Any]) -> None:
     identity = [record[key] for key in ("episodes_sha256", "batch_norm", "data_fingerprint", "checkpoint", "checkpoint_step")]
     dataset = {key: value for key, value in record["config"]["dataset"].items() if key not in ("root", "residency")}
     identity += [dataset, record["config"]["algorithm"], record["config"]["device"]["precision"]]
+    identity += [record["views"]] if record["views"] > 1 else []  # not of one view, whose files keep their names of before
     name = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
     folder.mkdir(exist_ok=True)
     write_json(folder / f"{name}.json", record)

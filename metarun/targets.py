@@ -4,6 +4,7 @@ import inspect
 import pkgutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import Enum
+from numbers import Number
 from os import PathLike
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -18,6 +19,8 @@ HYDRAS_OWN = ("_target_", "_partial_", "_args_", "_recursive_", "_convert_", "_e
 def check_targets(cfg: Mapping[str, Any], prefix: str = "") -> None:
     """Raises UserError for the first `_target_` that cannot be imported, does not know one of its node's keys, or wants another type."""
     for key, node in cfg.items():
+        if isinstance(node, list | tuple):
+            node = dict(zip(map(str, range(len(node))), node, strict=True))
         if isinstance(node, Mapping):
             if "_target_" in node:
                 check_node(f"{prefix}{key}", node)
@@ -85,7 +88,7 @@ def fits(value: Any, hint: Any) -> bool:
         return isinstance(value, bool)
     if kind is int:
         return is_integer(value)
-    if kind is float:
+    if kind in (float, Number):
         return is_number(value)
     if issubclass(kind, Enum) or getattr(kind, "_is_protocol", False):
         return True

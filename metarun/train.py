@@ -50,10 +50,10 @@ def prepare(cfg: Config, run_dir: Path, choices: Mapping[str, str] | None = None
     device.set_up()
     data = Data(cfg, device)
     learner = make_learner(cfg, device, data.classes)
-    training, test = data.training(learner), data.protocol(cfg["protocol"]["split"])
+    refuse_unfit(cfg, learner, data.source)
+    training = data.training(learner)
     validation = data.protocol("val") if cfg["val_every"] else None
     table = training.batches.table
-    refuse_unfit(cfg, learner, data.source, test.episodes)
     optimizer, scheduler = make_optimizer(cfg, learner.parameters())
     facts = {
         "config": {**json.loads(json.dumps(cfg)), "resume": None},

@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 import torchvision
-from helpers import CONF, Metarun, composed
+from helpers import CONF, Metarun, composed, random_episode
 from hydra.utils import instantiate
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
+from metarun.algorithms.maml import MAML
 from metarun.backbones.base import Backbone
 from metarun.backbones.conv4 import Conv4
 from metarun.backbones.per_task import PerTask
@@ -234,6 +235,32 @@ def test_dropping_networks_count_their_passes_and_are_fixed_in_evaluation() -> N
             assert not torch.equal(other(x[:1]), other(x[:1]))
         other.eval()
         assert torch.equal(other(x[:1]), other(x[:1]))
+
+
+def noisy() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.5), nn.AdaptiveAvgPool2d(2), nn.Flatten())
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: R2D2(1, 16, (4, 4, 4, 4), dropout=(0.5, 0.5)),
+        lambda: ResNet12(1, 16, (4, 4), drop=0.5, block_size=2, ramp=1),
+        lambda: Conv4(1, 16, (4, 4), dropout=0.5),
+        lambda: WideResNet(1, 16, 10, 1, 0.5),
+        lambda: PerTask(noisy(), 1, 16),
+    ],
+    ids=["r2d2", "resnet12", "conv4", "wide", "per_task"],
+)
+def test_what_is_computed_again_drops_the_same_numbers(make: Callable[[], Backbone]) -> None:
+    def gradient(recompute: bool) -> tuple[Tensor, Tensor]:
+        torch.manual_seed(0)
+        learner, episode = MAML(make(), 3, 0.1, 2, recompute=recompute).double(), random_episode(2, 3, 2, 3)
+        learner.meta_loss(episode)[0].backward()
+        return torch.cat([value.grad.flatten() for value in learner.parameters() if value.grad is not None]), torch.rand(1)
+
+    for again, once in zip(gradient(True), gradient(False), strict=True):  # and the random numbers afterwards are the same ones
+        torch.testing.assert_close(again, once, rtol=1e-9, atol=1e-12)
 
 
 def test_fan_out_is_relation_nets_distribution() -> None:

@@ -86,6 +86,8 @@ REFUSED = {
     "train backbone._target_=nowhere.Net": "backbone._target_: nowhere.Net cannot be imported",
     "train backbone._target_=torch.nn.Convv2d": "torch.nn.Convv2d cannot be imported",
     "train backbone._target_=torch.nn.functional": "is neither a class nor a function",
+    "train dataset.augment=[{_target_:torchvision.transforms.v2.Flip}]": "dataset.augment.0._target_: torchvision",
+    "train dataset.augment=[{_target_:torchvision.transforms.v2.RandomAffine,degrees:10,scal:2}]": "did you mean dataset.augment.0.scale?",
     # what only the data and the machine can refuse
     "train task.ways=100000": "task.ways",
     "train protocol.ways=100000": "protocol.ways",

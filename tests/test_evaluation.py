@@ -62,6 +62,20 @@ def test_a_record_carries_its_protocol_and_can_be_had_again(metarun: Metarun, tr
     assert len(list((trained / "evaluations").iterdir())) == 2
 
 
+def test_views_need_transforms_and_are_a_test_of_their_own(metarun: Metarun, trained: Path) -> None:
+    flips, crops = (
+        f"dataset.augment=[{{_target_:torchvision.transforms.v2.{name}}}]" for name in ("RandomHorizontalFlip", "CenterCrop,size:9")
+    )
+    for words, reason in (("", "protocol.views: not allowed with an empty dataset.augment"), (crops, "dataset.augment: makes")):
+        outcome = metarun(f"evaluate run={trained} protocol.views=3 {words}")
+        assert outcome.code == 2 and reason in outcome.err and outcome.err.count("\n") == 1
+    assert len(list((trained / "evaluations").iterdir())) == 1
+    for views in (1, 3):
+        assert metarun(f"evaluate run={trained} protocol.views={views} {flips}").code == 0
+    records = [json.loads(path.read_text()) for path in (trained / "evaluations").iterdir()]
+    assert sorted(record["views"] for record in records) == [1, 1, 3]
+
+
 def test_classes_that_were_trained_on_are_not_tested_unless_allowed(metarun: Metarun, trained: Path) -> None:
     refused = metarun(f"evaluate run={trained} protocol.split=train")
     assert refused.code == 2 and "300 classes that were trained on" in refused.err and refused.err.count("\n") == 1

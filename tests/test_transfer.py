@@ -147,7 +147,7 @@ def test_label_smoothing_is_torchs() -> None:
 def test_distillation_by_hand_and_its_gradient(share: float) -> None:
     expert = NearestNeighbour(Conv4(1, 8, (5, 3)), 4).double().eval().requires_grad_(False)
     teacher = Teacher("somewhere", share=share, temperature=2.0)
-    teacher.loaded = (expert, ["a", "b", "c", "d"])
+    teacher.loaded = (expert, {"classes": ["a", "b", "c", "d"], "image": [8, 8, 1]})
     learner, tasks = NearestNeighbour(backbone(), 4, teacher=teacher).double(), batch(2)
     kept = {name: value.clone() for name, value in expert.state_dict().items()}
     parameters = list(learner.parameters())
@@ -243,10 +243,10 @@ def test_fine_tuning_is_a_plain_loop_over_tasks(statistics: str, head_only: bool
 def test_a_run_teaches_another_and_a_wrong_one_is_refused(metarun: Metarun, tmp_path: Path, trained: Path) -> None:
     line = f"train algorithm=logistic_regression {TINY} task.batch=8"
     assert metarun(f"{line} hydra.run.dir=first").code == 0
-    names = load_checkpoint(Path("first"), "last")["data"]["classes"]
+    names, image = (load_checkpoint(Path("first"), "last")["data"][key] for key in ("classes", "image"))
     student = LogisticRegression(backbone(), len(names), teacher=Teacher("first"))
     torch.manual_seed(5)
-    student.check_training(names)
+    student.check_training(names, image)
     drawn = torch.rand(1)
     torch.manual_seed(5)
     assert torch.equal(drawn, torch.rand(1))  # no random number was used up
@@ -255,13 +255,15 @@ def test_a_run_teaches_another_and_a_wrong_one_is_refused(metarun: Metarun, tmp_
     best = load_checkpoint(Path("first"), "best")["model"]
     assert all(torch.equal(value, best[name]) for name, value in taught.state_dict().items())
     with pytest.raises(UserError, match="other classes"):
-        student.check_training(names[::-1])
+        student.check_training(names[::-1], image)
     with pytest.raises(UserError, match="classes"):
-        LogisticRegression(backbone(), 3, teacher=Teacher("first")).check_training(names)
+        LogisticRegression(backbone(), 3, teacher=Teacher("first")).check_training(names, image)
+    with pytest.raises(UserError, match="images of"):
+        student.check_training(names, [32, 32, 1])
     outcome = metarun(f"{line} algorithm.teacher.run=first hydra.run.dir=second")
     assert outcome.code == 0, outcome.err
     Path("first").rename("elsewhere")
     assert metarun("evaluate run=second device=cpu").code == 0
-    for run, reason in (("trained", "no classifier"), ("first", "no such run")):
+    for run, reason in (("trained", "no classifier"), ("first", "algorithm.teacher.run: first: no such run")):
         outcome = metarun(f"{line} algorithm.teacher.run={run} hydra.run.dir={run}-pupil")
         assert outcome.code == 2 and reason in outcome.err and len(outcome.err.strip().splitlines()) == 1, outcome.err

@@ -29,8 +29,8 @@ class FewShotLearner(MetaLearner):
     supervised_steps: int | None = 0
     augment: bool = False
 
-    def check_training(self, classes: Sequence[str]) -> None:
-        """Raises UserError if the learner cannot be trained on images of these classes, for a reason of its own."""
+    def check_training(self, classes: Sequence[str], image: Sequence[int]) -> None:
+        """Raises UserError if the learner cannot be trained on images (H, W, C) of these classes, for a reason of its own."""
 
     @abstractmethod
     def adapt(self, support: Examples, statistics: str = "track") -> Predictor:

@@ -56,8 +56,8 @@ class FineTune(FewShotLearner):
         except (TypeError, ValueError) as error:
             raise UserError(f"algorithm.inner_optimizer: refuses its values ({error})") from error
 
-    def check_training(self, names: Sequence[str]) -> None:
-        self.trained.check_training(names)
+    def check_training(self, classes: Sequence[str], image: Sequence[int]) -> None:
+        self.trained.check_training(classes, image)
 
     def meta_loss(self, tasks: Examples | Episode) -> tuple[Tensor, Metrics]:
         return self.trained.meta_loss(tasks)

@@ -10,7 +10,8 @@ Lipton, Tschannen, Itti, Anandkumar, 2018. arXiv:1805.04770),
 where the teacher normalises by its running statistics.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -59,10 +60,10 @@ class SupervisedLearner(MetricLearner):
             self.classifier = linear = Linear(backbone.out_features, self.outputs)
             nn.init.zeros_(linear.bias)
 
-    def check_training(self, classes: Sequence[str]) -> None:
-        """Raises UserError if there is a teacher that cannot be had, or that did not learn these training classes."""
+    def check_training(self, classes: Sequence[str], image: Sequence[int]) -> None:
+        """Raises UserError if there is a teacher that cannot be had, or that did not learn these classes from images of this size."""
         if self.teacher.run:
-            self.expert(classes)
+            self.expert({"classes": list(classes), "image": list(image)})
 
     def meta_loss(self, tasks: Examples | Episode) -> tuple[Tensor, Metrics]:
         """The loss of mini-batches (T, B, C, H, W), mean over all images, with `loss` and `accuracy` over the training classes."""
@@ -74,7 +75,7 @@ class SupervisedLearner(MetricLearner):
         loss = F.cross_entropy(scores, labels, label_smoothing=self.label_smoothing)
         if self.teacher.run:
             with torch.no_grad():
-                expert = self.expert().to(tasks.x)
+                expert = self.expert().to(embedded)  # not to half precision, which is for activations
                 targets = expert.class_scores(expert.embed(tasks.x)).flatten(0, 1)
             loss = self.teacher.mixed(loss, scores, targets)
         return loss, {"loss": loss.detach(), "accuracy": (scores.detach().argmax(1) == labels).float().mean()}
@@ -93,9 +94,9 @@ class SupervisedLearner(MetricLearner):
             scores: Tensor = self.classifier(embedded)
         return scores
 
-    def expert(self, names: Sequence[str] | None = None) -> "SupervisedLearner":
+    def expert(self, data: Mapping[str, Any] | None = None) -> "SupervisedLearner":
         """The teacher's network, which is read when it is first asked for. Raises UserError as `check_training` does."""
-        learner = self.teacher.learner(self.classes, names)
+        learner = self.teacher.learner(self.classes, data)
         expert = next((module for module in learner.modules() if isinstance(module, SupervisedLearner)), None)
         if expert is None or expert.outputs != self.outputs:
             has = "no classifier of the training classes" if expert is None else f"a classifier of {expert.outputs} outputs"

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -41,7 +42,8 @@ def timm_model(name: str, weights: str | None = None) -> nn.Module:
     refuse(not timm.is_model(name), name, timm.list_models(), "a model of timm")
     model = timm.create_model(name, pretrained=False, num_classes=0)
     if weights is not None:
-        heads = model.pretrained_cfg.get("classifier") or ()
+        facts: Any = model.pretrained_cfg
+        heads = facts.get("classifier") or ()
         load_weights(model, [heads] if isinstance(heads, str) else heads, Path(weights))
     return model
 
@@ -73,6 +75,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     """The tensors of a file by their names; those of a whole training (`state_dict`) or of `DataParallel` (`module.`) too."""
     if not path.is_file():
         raise UserError(f"backbone.module.weights: {path} is no file")
+    state: Any
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file

@@ -73,9 +73,10 @@ class DropBlock(nn.Module):
     """Drops squares of an image's channel in training (Ghiasi et al. 2018) and scales up what is left of a task: (n, T·C, H, W) alike.
 
     A pixel is the corner of a dropped square with gamma = rate / block² · H² / (H - block + 1)², as in MetaOptNet's code, and the rate
-    rises from 0 to `rate` over `ramp` passes in training. That code makes two for every batch of 8 episodes; a metric learner of
-    metarun makes one for each task. Passes whose buffers are copies, as those of gradient learners, are not counted. Where an image is
-    smaller than a block, as stage 3's is from 28 pixels, the square is the image.
+    rises from 0 to `rate` over `ramp` passes in training. That code makes two for every batch of 8 episodes, but counts them on the
+    copies of `DataParallel`, which forget it, so that on several devices it hardly drops a square; a metric learner of metarun makes one
+    for each task. Passes whose buffers are copies, as those of gradient learners, are not counted. Where an image is smaller than a
+    block, as stage 3's is from 28 pixels, the square is the image.
     """
 
     def __init__(self, channels: int, rate: float, block_size: int, ramp: int) -> None:

@@ -69,6 +69,9 @@ def _of_records(labelled: Mapping[str, Record], classes: int) -> list[str]:
     for key in SETTINGS:
         if len({record.settings[key] for record in labelled.values()}) > 1:
             remarks.append(f"{key} differs: " + ", ".join(f"{label} {record.settings[key]}" for label, record in labelled.items()))
+    elsewhere = {label: record.values["trained_on"]["dataset"] for label, record in labelled.items() if record.values.get("cross_domain")}
+    if elsewhere:
+        remarks.append("trained on another dataset: " + ", ".join(f"{label} on {dataset}" for label, dataset in elsewhere.items()))
     for label, record in labelled.items():
         same = checkpoints.setdefault(record.values["checkpoint_sha256"], label)
         if same != label:

@@ -11,7 +11,7 @@ import numpy as np
 from metarun.config import word
 from metarun.errors import UserError
 
-SETTINGS = ("batch_norm", "split", "selection", "ensemble")
+SETTINGS = ("batch_norm", "split", "selection", "ensemble", "views")
 """What two tests on the same episodes may differ in, beside the learner."""
 EPISODES = ("split", "ways", "shots", "queries", "episodes", "seed")
 """The keys of a protocol that say which episodes it has."""
@@ -37,7 +37,7 @@ class Record:
 
     @property
     def settings(self) -> dict[str, Any]:
-        return {key: self.values.get(key, 1) for key in SETTINGS}  # the oldest records are of one checkpoint and do not say so
+        return {key: self.values.get(key, 1) for key in SETTINGS}  # the oldest are of one checkpoint, one view, and do not say so
 
     def right(self) -> np.ndarray:
         """Right answers (episodes,), the integers that rounded percentages stand for. Raises UserError for less than two or for a NaN."""

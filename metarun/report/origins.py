@@ -32,8 +32,14 @@ def training_command(run: Found) -> str | None:
 def test_command(run: Found, record: Mapping[str, Any]) -> str:
     """The line that repeats a test: what its configuration has that the run's own has not."""
     own = flat(run.config)
-    other = {key: value for key, value in flat(record["config"]).items() if key.partition(".")[0] in GROUPS_OF_A_TEST and key in own}
-    words = [f"{key}={written(value)}" for key, value in other.items() if value != own[key]]
+    other = {key: value for key, value in flat(record["config"]).items() if key.partition(".")[0] in GROUPS_OF_A_TEST}
+    words, target = [], str(other["dataset._target_"])
+    if target != own["dataset._target_"]:  # another dataset: chosen by its file, which is named like the module
+        words = [f"dataset={target.split('.')[-2]}"]
+        own = {key: value for key, value in own.items() if not key.startswith("dataset.")}
+        own |= {key: None for key in other if key.startswith("dataset.") and key.rpartition(".")[2] not in ("_target_", *NO_PART)}
+    other = {key: value for key, value in other.items() if key in own}
+    words += [f"{key}={written(value)}" for key, value in other.items() if value != own[key]]
     return shlex.join(["metarun", "evaluate", f"run={path_text(run.folder)}", *words])
 
 

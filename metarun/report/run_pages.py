@@ -51,7 +51,7 @@ def run_pages(runs: Sequence[Found], root: Path, episodes: int) -> Iterator[RunP
             texts=texts(values),
             plot=curves(run, name),
             training=origins.training_command(run),
-            records=[(record, origins.test_command(run, record)) for record in reversed(run.records)],
+            records=[(record, origins.test_command(run, record)) for record in reversed(run.all_records)],
             recipe=origins.recipe(run),
             differences=origins.differences(run),
             first=first,

@@ -138,8 +138,8 @@ def _asked(name: str, table: Mapping[str, Any], label: str, column: Column) -> A
 
 def _words(node: Mapping[str, Any], where: str, key: str = "set") -> tuple[str, ...]:
     found = node.get(key) or []
-    if not isinstance(found, list) or not all(isinstance(word, str) and "=" in word for word in found):
-        raise UserError(f"{where}: {key}: {found} is not a list of key=value")
+    if not isinstance(found, list) or not all(isinstance(word, str) and ("=" in word or word.startswith("~")) for word in found):
+        raise UserError(f"{where}: {key}: {found} is not a list of key=value or ~key")
     return tuple(found)
 
 

@@ -45,6 +45,8 @@ def text(value: Any) -> str:
     """A value in Hydra's grammar, as short as can be."""
     if isinstance(value, list | tuple):
         return f"[{','.join(map(text, value))}]"
+    if isinstance(value, Mapping):
+        return f"{{{','.join(f'{key}: {text(part)}' for key, part in value.items())}}}"
     if isinstance(value, str) and not (value and all(c.isalnum() or c in "_-+./" for c in value)):
         return quoted(value)
     return shown(value)

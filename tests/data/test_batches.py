@@ -95,4 +95,4 @@ def test_changes_that_cannot_be_made_are_refused(words: list[str], said: str) ->
     data = Data(cfg, Device("cpu"))
     learner = make_learner(cfg, Device("cpu"), data.classes)
     with pytest.raises(UserError, match=said):
-        refuse_unfit(cfg, learner, data.source, data.protocol("test").episodes)
+        refuse_unfit(cfg, learner, data.source)
