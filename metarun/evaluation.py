@@ -16,6 +16,8 @@ from metarun.tasks import Examples
 PIXELS_AT_ONCE = 2**20
 """Of the images that go through the network together: enough to keep a device busy, with less memory than training takes."""
 EMBEDDINGS_AT_ONCE = 2**14
+NUMBERS_AT_ONCE = 2**25
+"""Of the embeddings that are compared together: some of them have ten thousand numbers each."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,7 @@ def _by_embedding(learner: MetricLearner, episodes: Episodes, pixels: Pixels, co
     embedded = [_embed_all(learner, pixels, owned, turn, device) for turn in range(4 if turned else 1)]
     z = torch.stack(embedded)
     labels = torch.arange(episodes.ways, device=z.device)
-    for draws in _batches(episodes, count, EMBEDDINGS_AT_ONCE):
+    for draws in _batches(episodes, count, min(EMBEDDINGS_AT_ONCE, NUMBERS_AT_ONCE // z.shape[-1])):
         at = z[device.put(draws.turns[..., None]), device.put(row[draws.images])]
         support, query = at[:, :, : episodes.shots], at[:, :, episodes.shots :]
         y = labels.repeat_interleave(episodes.shots).expand(len(at), -1)
