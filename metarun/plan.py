@@ -95,7 +95,8 @@ def seconds(trainer: Trainer, at: int, count: int) -> float:
 def evaluation_seconds(job: Job, cfg: Config, split: Split, count: int) -> float:
     """Seconds to test `count` episodes of `split`: ever more of them are, until they are all or too slow, and the last two times say."""
     statistics = cfg["protocol"]["batch_norm"] or job.learner.statistics
-    run = partial(score, job.learner, split.episodes, split.pixels, statistics=statistics, device=job.device, name="plan")
+    views = cfg["protocol"]["views"]
+    run = partial(score, job.learner, split.episodes, split.pixels, statistics=statistics, device=job.device, name="plan", views=views)
 
     def timed(episodes: int) -> float:
         job.device.synchronise()

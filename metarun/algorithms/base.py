@@ -141,7 +141,7 @@ def class_means(x: Tensor, y: Tensor, ways: int) -> Tensor:
 
 def squared_distances(x: Tensor, others: Tensor) -> Tensor:
     """Of x (T, n, D) to others (T, m, D): (T, n, m), by one matrix multiplication instead of a (T, n, m, D) difference."""
-    return x.square().sum(-1, keepdim=True) + others.square().sum(-1).unsqueeze(1) - 2 * x @ others.mT
+    return x.square().sum(-1, keepdim=True) - (2 * x @ others.mT - others.square().sum(-1).unsqueeze(1))
 
 
 def require(condition: bool, key: str, value: object, allowed: str) -> None:
