@@ -1,6 +1,6 @@
 """Accuracy with its interval, over a fixed and hashed list of episodes."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -59,25 +59,31 @@ def evaluate(
         scored = _averaged(_by_embedding(learner, episodes, view, count, device) for view in seen)
     else:
         scored = _averaged(_by_task(learner, episodes, view, count, statistics, device) for view in seen)
-    correct, losses, right, drawn = [], [], [], []
+    # Made before the loop: what small tensors it left behind would each split a large block that was freed, and memory would grow.
+    correct, losses, parts, done = torch.empty(count, device=device.torch), torch.empty(count, device=device.torch), 0, 0
+    right = torch.empty(count, episodes.ways, dtype=torch.int64, device=device.torch)
+    classes, turns = (np.empty((count, episodes.ways), dtype=np.int64) for _ in range(2))
     each = torch.arange(episodes.ways, device=device.torch).repeat_interleave(episodes.queries)
     with testing(learner), tqdm(total=count, desc=name, unit="task", disable=None, leave=False) as bar:
         for logits, draws in scored:
             labels = each.expand(len(logits), -1)
-            correct.append(accuracies(logits, labels))
-            losses.append(cross_entropy(logits, labels, "sum"))
-            right.append((logits.argmax(-1) == labels).unflatten(1, (episodes.ways, -1)).sum(2))
-            drawn.append(draws)
+            some = slice(done, done + len(labels))
+            correct[some], losses[parts] = accuracies(logits, labels), cross_entropy(logits, labels, "sum")
+            right[some] = (logits.argmax(-1) == labels).unflatten(1, (episodes.ways, -1)).sum(2)
+            classes[some], turns[some] = draws.classes, draws.turns
+            parts, done = parts + 1, some.stop
             bar.update(len(labels))
-    total = torch.stack(losses).cpu().double().sum() / (count * episodes.ways * episodes.queries)
-    per_class = _per_class(episodes, drawn, torch.cat(right).cpu().numpy())
-    return Result(100 * torch.cat(correct).cpu().double().numpy(), float(total), per_class)
+    total = losses[:parts].cpu().double().sum() / (count * episodes.ways * episodes.queries)
+    per_class = _per_class(episodes, classes, turns, right.cpu().numpy())
+    return Result(100 * correct.cpu().double().numpy(), float(total), per_class)
 
 
-def _per_class(episodes: Episodes, drawn: Sequence[Draws], right: np.ndarray) -> dict[str, tuple[int, int]]:
-    """Right answers and questions of every class, from right answers (episodes, N). A turned class of its own is `name@90` and so on."""
+def _per_class(episodes: Episodes, classes: np.ndarray, turns: np.ndarray, right: np.ndarray) -> dict[str, tuple[int, int]]:
+    """Right answers and questions of every class, from what was drawn and right answers (episodes, N). A turned class of its own is
+    `name@90` and so on.
+    """
     turned = episodes.turned  # 1 where a turn leaves a class the class it is
-    number = np.concatenate([draws.classes * turned + draws.turns % turned for draws in drawn]).ravel()
+    number = (classes * turned + turns % turned).ravel()
     asked, answered = np.bincount(number) * episodes.queries, np.bincount(number, weights=right.ravel())
     names = [name + (f"@{90 * turn}" if turn else "") for name in episodes.table.names for turn in range(turned)]
     return {names[i]: (int(answered[i]), int(asked[i])) for i in np.flatnonzero(asked)}
