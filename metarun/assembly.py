@@ -71,15 +71,15 @@ class Split:
 
 @dataclass(frozen=True)
 class Training:
-    """What a learner is trained on: so many mini-batches, None for as many as there are steps, and then the tasks of a split."""
+    """What a learner is trained on: mini-batches up to the number `first`, and from there the tasks of a split, if there is one."""
 
     batches: Batches
     split: Split | None
     pixels: Pixels
-    first: int | None
+    first: int = 0
 
     def tasks(self, first: int, count: int) -> Episode | Examples:
-        if self.split is not None and (self.first is not None and first >= self.first):
+        if self.split is not None and first >= self.first:
             return self.split.tasks(first, count)
         draws, labels = self.batches.draw(first, count)
         return self.pixels.batch(draws, labels, self.batches.classes)
@@ -99,10 +99,11 @@ class Data:
 
     def training(self, learner: FewShotLearner) -> Training:
         batches = training_batches(self.cfg, self.source, learner.augment)
-        only_batches = learner.supervised_steps is None
-        split = None if only_batches else self._split(training_episodes(self.cfg, self.source))
-        first = None if only_batches else (learner.supervised_steps or 0) * self.cfg["tasks_per_step"]
-        return Training(batches, split, self._pixels(batches.table), first)
+        pixels = self._pixels(batches.table)
+        if learner.supervised_steps is None:
+            return Training(batches, None, pixels)
+        split = self._split(training_episodes(self.cfg, self.source))
+        return Training(batches, split, pixels, learner.supervised_steps * self.cfg["tasks_per_step"])
 
     def protocol(self, split: str) -> Split:
         return self._split(protocol_episodes(self.cfg, self.source, split))

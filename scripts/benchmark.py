@@ -120,7 +120,7 @@ def ours(case: Case, root: Path, precision: str, threads: int) -> tuple[Run, Run
         net = Conv4(case.channels, case.size, downsample=shape[0], features=shape[1])  # type: ignore[arg-type]
     if case.kind == "supervised":
         batches = Batches(table, case.batch, 0, "train")
-        return training(SupervisedLearner(net, batches.classes), Training(batches, None, split.pixels, None), first, case, device), None
+        return training(SupervisedLearner(net, batches.classes), Training(batches, None, split.pixels), first, case, device), None
     if case.kind == "protonet":
         return training(ProtoNet(net), split, first, case, device), None
     if case.kind == "evaluate":

@@ -18,7 +18,7 @@ from metarun.catalogue import Found, find_runs, read_run
 from metarun.earlier import completed
 from metarun.errors import UserError
 from metarun.export import anywhere, export
-from metarun.results import evaluate
+from metarun.results import dataset_name, evaluate
 from metarun.status import write_json
 from metarun.sweep import run_name
 
@@ -29,13 +29,8 @@ def tested(run_dir: Path, record: Mapping[str, Any], roots: Mapping[str, str]) -
     """The record that `metarun evaluate` now makes of the model in `run_dir`, by the protocol of an earlier record."""
     config = completed(json.loads(json.dumps(record["config"])))
     if "root" in config["dataset"]:
-        config["dataset"]["root"] = roots[name(record)]
+        config["dataset"]["root"] = roots[dataset_name(record["config"])]
     return evaluate(config, run_dir)
-
-
-def name(record: Mapping[str, Any]) -> str:
-    """The dataset of a record, as its root is named on the command line."""
-    return str(record["config"]["dataset"]["_target_"]).split(".")[-2]
 
 
 def differing(now: Mapping[str, Any], before: Mapping[str, Any]) -> list[str]:
@@ -59,8 +54,9 @@ def verify(folder: Path, roots: Mapping[str, str]) -> int:
     wrong = 0
     for run in find_runs(folder):
         for before in run.records:
-            if "root" in before["config"]["dataset"] and name(before) not in roots:
-                print(f"not tested  {run.folder.name}: needs {name(before)}=DIR")
+            dataset = dataset_name(before["config"])
+            if "root" in before["config"]["dataset"] and dataset not in roots:
+                print(f"not tested  {run.folder.name}: needs {dataset}=DIR")
                 continue
             with TemporaryDirectory() as scratch:
                 copy = Path(shutil.copytree(run.folder, Path(scratch) / "run"))

@@ -115,10 +115,15 @@ class MetricLearner(FewShotLearner):
         return lambda query: classifier(self._each(support.x, query, statistics))
 
     def meta_loss(self, episode: Episode) -> tuple[Tensor, Metrics]:
+        known, asked = self.embed_together(episode)
+        return score(self._compare(known)(asked), episode.query.y)
+
+    def embed_together(self, episode: Episode) -> tuple[Examples, Tensor]:
+        """For training, embeddings of the support as examples (T, n, D) and of the queries (T, n, D), each task's as one batch."""
         support, query = episode.support, episode.query
         embedded = self.embed(torch.cat([support.x, query.x], 1), "track")
         known, asked = embedded.split([support.x.shape[1], query.x.shape[1]], 1)
-        return score(self._compare(Examples(known, support.y, support.ways))(asked), query.y)
+        return Examples(known, support.y, support.ways), asked
 
     def _compare(self, support: Examples) -> Predictor:
         """`classify` in full precision: differences of long vectors cancel, and half precision would be left with noise."""

@@ -12,7 +12,7 @@ attention LSTM, which A.1 leaves open; no fine-tuning on the support.
 """
 
 from math import log
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -31,8 +31,6 @@ class MatchingNet(MetricLearner):
     distances, learned from this value on if `learned_temperature`; fce: steps of the attention LSTM of full context embeddings, or None
     for embeddings without context. Raises UserError for values that make no sense.
     """
-
-    statistics: ClassVar[str] = "running"
 
     def __init__(
         self,

@@ -63,13 +63,11 @@ class MetaOptNet(MetricLearner):
 
     def meta_loss(self, episode: Episode) -> tuple[Tensor, Metrics]:
         """As in the base class, with smoothed labels; the metrics are those of the labels themselves."""
-        support, query = episode.support, episode.query
-        embedded = self.embed(torch.cat([support.x, query.x], 1), "track")
-        known, asked = embedded.split([support.x.shape[1], query.x.shape[1]], 1)
-        logits = self._compare(Examples(known, support.y, support.ways))(asked)
-        loss, metrics = score(logits, query.y)
+        known, asked = self.embed_together(episode)
+        logits, labels = self._compare(known)(asked), episode.query.y
+        loss, metrics = score(logits, labels)
         if self.label_smoothing == 0:
             return loss, metrics
         # torch's share goes to all classes, the right one too
-        share = self.label_smoothing * support.ways / (support.ways - 1)
-        return F.cross_entropy(logits.flatten(0, 1), query.y.flatten(), label_smoothing=share), metrics
+        share = self.label_smoothing * known.ways / (known.ways - 1)
+        return F.cross_entropy(logits.flatten(0, 1), labels.flatten(), label_smoothing=share), metrics

@@ -8,7 +8,7 @@ Differs from the paper: pairs come from episodes, so that one in N is of one cla
 the paper's on 105x105 pixels; no rate of its own for every layer, no affine distortions.
 """
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -23,8 +23,6 @@ from metarun.tasks import Episode, Examples, Metrics, Predictor
 class Siamese(MetricLearner):
     """A class scores the `max` or the `mean` of s over its support (`shots`). Raises UserError for anything else."""
 
-    statistics: ClassVar[str] = "running"
-
     def __init__(self, backbone: Backbone, shots: Literal["max", "mean"] = "max") -> None:
         super().__init__(backbone)
         require(shots in ("max", "mean"), "shots", shots, "max or mean")
@@ -36,13 +34,11 @@ class Siamese(MetricLearner):
 
     def meta_loss(self, episode: Episode) -> tuple[Tensor, Metrics]:
         """Binary cross-entropy of all pairs of a query and a support image, mean over tasks and pairs, and the metrics."""
-        support, query = episode.support, episode.query
-        embedded = self.embed(torch.cat([support.x, query.x], 1), "track")
-        known, asked = embedded.split([support.x.shape[1], query.x.shape[1]], 1)
-        pairs = self.similarity(asked, known)
-        same = query.y.unsqueeze(2) == support.y.unsqueeze(1)
+        known, asked = self.embed_together(episode)
+        pairs = self.similarity(asked, known.x)
+        same = episode.query.y.unsqueeze(2) == known.y.unsqueeze(1)
         loss = F.binary_cross_entropy_with_logits(pairs, same.to(pairs.dtype))
-        right = self._scores(pairs.detach(), support).argmax(-1) == query.y
+        right = self._scores(pairs.detach(), known).argmax(-1) == episode.query.y
         return loss, {"loss": loss.detach(), "accuracy": right.float().mean()}
 
     def _scores(self, pairs: Tensor, support: Examples) -> Tensor:
