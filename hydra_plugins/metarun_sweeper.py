@@ -1,4 +1,7 @@
-"""Hydra's door to `metarun.sweep`: Hydra takes sweepers from this namespace only. Read at every start, so it imports nothing heavy."""
+"""Hydra's door to `metarun.sweeps.sweep`, since Hydra takes sweepers from this namespace only.
+
+Hydra reads it at every start, so it imports nothing heavy.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -36,7 +39,7 @@ class MetarunSweeper(Sweeper):
     def sweep(self, arguments: list[str]) -> Any:
         """Raises UserError for a bad point, TrainingError if not every job finished."""
         from metarun.errors import UserError
-        from metarun.sweep import Sweep
+        from metarun.sweeps.sweep import Sweep
 
         if not all(isinstance(point, Sequence) and all(isinstance(word, str) for word in point) for point in self.points):
             raise UserError("hydra.sweeper.points: expected a list of lists of overrides, like [['seed=0'],['seed=1']]")

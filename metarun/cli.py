@@ -5,10 +5,10 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from metarun import __version__
-from metarun.child import watch_parent
-from metarun.config import near
+from metarun.config.schema import near
 from metarun.errors import TrainingError, UserError
+from metarun.sweeps.child import watch_parent
+from metarun.version import __version__
 
 USAGE = """metarun: meta-learning experiments from configuration
 
@@ -31,12 +31,12 @@ USAGE = """metarun: meta-learning experiments from configuration
 """
 HYDRAS = ("train", "plan", "evaluate", "tune", "data")  # composed of groups
 READERS = {
-    "predict": "metarun.predict.command",
-    "embed": "metarun.predict.embedding",
-    "runs": "metarun.runs.command",
-    "table": "metarun.tables.command",
-    "compare": "metarun.compare.command",
-    "report": "metarun.report.command",
+    "predict": "metarun.commands.predict.command",
+    "embed": "metarun.commands.predict.embedding",
+    "runs": "metarun.analysis.listing.command",
+    "table": "metarun.analysis.tables.command",
+    "compare": "metarun.analysis.compare.command",
+    "report": "metarun.analysis.report.command",
 }
 COMMANDS = (*HYDRAS, *READERS)
 
@@ -92,7 +92,7 @@ def data_command(rest: list[str]) -> tuple[str, list[str]]:
 def run(command: str, rest: list[str]) -> int:
     """Hands the rest of the line to the command. Hydra reads `sys.argv`, so it has to see a line without the command's name."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises what went wrong instead of printing its own page and leaving
-    from metarun import commands
+    from metarun.commands import main as commands
 
     kept = sys.argv
     sys.argv = [kept[0], *rest]

@@ -31,8 +31,8 @@ import rivals
 from PIL import Image
 
 if TYPE_CHECKING:
-    from metarun.assembly import Split
-    from metarun.device import Device
+    from metarun.nn.device import Device
+    from metarun.training.build import Split
 
 
 @dataclass(frozen=True)
@@ -97,14 +97,14 @@ def ours(case: Case, root: Path, precision: str, threads: int) -> tuple[Run, Run
     from metarun.algorithms.maml import MAML
     from metarun.algorithms.protonet import ProtoNet
     from metarun.algorithms.supervised import SupervisedLearner
-    from metarun.assembly import Split, Training
     from metarun.backbones.conv4 import Conv4
     from metarun.backbones.resnet12 import ResNet12
+    from metarun.classification.evaluation import evaluate
     from metarun.data.batches import Batches
     from metarun.data.episodes import Episodes, Pixels
     from metarun.data.folder import Folder
-    from metarun.device import Device
-    from metarun.evaluation import evaluate
+    from metarun.nn.device import Device
+    from metarun.training.build import Split, Training
 
     device = Device("cpu", precision=precision, threads=threads)  # type: ignore[arg-type]
     device.set_up()
@@ -160,7 +160,7 @@ def backbone_alone(net, split: "Split", case: Case, device: "Device") -> Run:  #
     import torch
     from torch.func import functional_call
 
-    from metarun.batch_statistics import normalise_by
+    from metarun.nn.batch_norm import normalise_by
 
     images = split.tasks(0, case.tasks).query.x
     weights = {name: value.detach().expand(case.tasks, *value.shape).clone().requires_grad_() for name, value in net.named_parameters()}
@@ -175,7 +175,7 @@ def backbone_alone(net, split: "Split", case: Case, device: "Device") -> Run:  #
 
 def serve(side: str, case: Case, root: Path, precision: str, threads: int, pipe: Connection) -> None:
     """Times the case, or its floor, in seconds whenever it is asked; last it tells the peak memory in MB over that of an idle process."""
-    from metarun.device import Device
+    from metarun.nn.device import Device
 
     process = Device("cpu")
     run, floor = ours(case, root, precision, threads) if side == "metarun" else (rivals.SIDES[side](case, root, threads), None)

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from helpers import Metarun
 
-from metarun.catalogue import Found, find_runs
-from metarun.checkpoint import file_sha256, load_checkpoint
+from metarun.runs.catalogue import Found, find_runs
+from metarun.runs.checkpoint import file_sha256, load_checkpoint
 
 REFERENCE = Path(__file__).parents[1] / "outputs" / "reference"
 RUNS = find_runs(REFERENCE)

@@ -10,15 +10,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from metarun.backbones.base import Backbone
-from metarun.batch_statistics import normalise_by, query_outputs
 from metarun.errors import UserError
+from metarun.nn.batch_norm import normalise_by, query_outputs
 from metarun.tasks import Episode, Examples, MetaLearner, Metrics, Predictor
 
 
 class FewShotLearner(MetaLearner):
     """A method for few-shot tasks: `adapt` is all it must define.
 
-    `statistics` is how its paper normalises test queries (see `metarun.batch_statistics`), for protocols that leave it open.
+    `statistics` is how its paper normalises test queries (see `metarun.nn.batch_norm`), for protocols that leave it open.
     `ways` is the number of classes that it is built for, None for any. `supervised_steps` is for how many of the first steps `meta_loss`
     is given mini-batches of labelled images (`Examples` of all training classes) in place of tasks, None for all; `augment` says
     whether these images are augmented. A learner whose constructor takes `classes` is told how many training classes there are.

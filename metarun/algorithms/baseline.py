@@ -9,11 +9,11 @@ so that a task does not depend on its neighbours; training takes the mini-batche
 """
 
 from metarun.algorithms.base import require
-from metarun.algorithms.heads import SGD, Kind, unit
+from metarun.algorithms.solvers.heads import SGD, Kind, unit
 from metarun.algorithms.supervised import SupervisedLearner
+from metarun.algorithms.teacher import Teacher
 from metarun.backbones.base import Backbone
 from metarun.tasks import Examples, Predictor
-from metarun.teacher import Teacher
 
 
 class Baseline(SupervisedLearner):

@@ -14,14 +14,14 @@ from torch.func import functional_call
 from torch.optim import Optimizer
 
 from metarun.algorithms.base import FewShotLearner, cross_entropy, full, require
-from metarun.algorithms.heads import Kind, first_weights
 from metarun.algorithms.reptile import repeated
+from metarun.algorithms.solvers.heads import Kind, first_weights
 from metarun.algorithms.supervised import SupervisedLearner
+from metarun.algorithms.teacher import Teacher
 from metarun.backbones.base import Backbone
-from metarun.batch_statistics import normalise_by, query_outputs, scratch_buffers
 from metarun.errors import UserError
+from metarun.nn.batch_norm import normalise_by, query_outputs, scratch_buffers
 from metarun.tasks import Episode, Examples, Metrics, Predictor
-from metarun.teacher import Teacher
 
 
 class FineTune(FewShotLearner):

@@ -11,12 +11,12 @@ scikit-learn has one vector); no copies of the support are made by augmentation.
 from torch.nn import functional as F
 
 from metarun.algorithms.base import require
-from metarun.algorithms.heads import Kind
-from metarun.algorithms.newton import logistic_regression
+from metarun.algorithms.solvers.heads import Kind
+from metarun.algorithms.solvers.newton import logistic_regression
 from metarun.algorithms.supervised import SupervisedLearner
+from metarun.algorithms.teacher import Teacher
 from metarun.backbones.base import Backbone
 from metarun.tasks import Examples, Predictor
-from metarun.teacher import Teacher
 
 
 class LogisticRegression(SupervisedLearner):

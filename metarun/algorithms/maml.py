@@ -23,10 +23,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from metarun.algorithms.base import FewShotLearner, cross_entropy, full, require
 from metarun.backbones.base import Backbone
-from metarun.batch_statistics import normalise_by, query_outputs, scratch_buffers
 from metarun.errors import UserError
-from metarun.layers import Linear
-from metarun.recompute import recomputed
+from metarun.nn.batch_norm import normalise_by, query_outputs, scratch_buffers
+from metarun.nn.layers import Linear
+from metarun.nn.recompute import recomputed
 from metarun.tasks import Examples, Predictor
 
 HeadInit = Literal["torch", "normal", "truncated", "xavier", "kaiming"]

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from metarun.algorithms.base import MetricLearner, require
-from metarun.algorithms.heads import Kind
+from metarun.algorithms.solvers.heads import Kind
 from metarun.algorithms.supervised import SupervisedLearner
+from metarun.algorithms.teacher import Teacher
 from metarun.backbones.base import Backbone
 from metarun.tasks import Episode, Examples, Metrics, Predictor
-from metarun.teacher import Teacher
 
 
 class MetaBaseline(SupervisedLearner):

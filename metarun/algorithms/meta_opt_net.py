@@ -2,7 +2,7 @@
 
     scores = gamma sum_i alpha_i f(x_i)' f(x),   alpha = the dual solution, on the support set, of a convex classifier without intercept
 
-which is Crammer and Singer's SVM (see `metarun.algorithms.crammer_singer`) or ridge regression. Learned: f, gamma.
+which is Crammer and Singer's SVM (see `metarun.algorithms.solvers.crammer_singer`) or ridge regression. Learned: f, gamma.
 
 Differs from the paper: the SVM is solved to the end in training and at test, where the paper takes 15 and 3 iterations of another solver,
 qpth.
@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from metarun.algorithms.base import MetricLearner, require, score
-from metarun.algorithms.crammer_singer import crammer_singer
-from metarun.algorithms.ridge import ridge
+from metarun.algorithms.solvers.crammer_singer import crammer_singer
+from metarun.algorithms.solvers.ridge import ridge
 from metarun.backbones.base import Backbone
 from metarun.tasks import Episode, Examples, Metrics, Predictor
 

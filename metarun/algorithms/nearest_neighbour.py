@@ -8,12 +8,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from metarun.algorithms.heads import Kind
 from metarun.algorithms.matching_net import similarity
+from metarun.algorithms.solvers.heads import Kind
 from metarun.algorithms.supervised import SupervisedLearner
+from metarun.algorithms.teacher import Teacher
 from metarun.backbones.base import Backbone
 from metarun.tasks import Examples, Predictor
-from metarun.teacher import Teacher
 
 
 class NearestNeighbour(SupervisedLearner):

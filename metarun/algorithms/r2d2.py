@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from metarun.algorithms.base import MetricLearner, require
-from metarun.algorithms.ridge import ridge
+from metarun.algorithms.solvers.ridge import ridge
 from metarun.backbones.base import Backbone
 from metarun.tasks import Episode, Examples, Metrics, Predictor
 

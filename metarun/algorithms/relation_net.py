@@ -18,10 +18,10 @@ from torch.nn import functional as F
 
 from metarun.algorithms.base import MetricLearner, full, require
 from metarun.backbones.base import Backbone
-from metarun.batch_statistics import query_outputs
 from metarun.errors import UserError
-from metarun.functional import max_pool2d
-from metarun.layers import BatchNorm2d, Conv2d, Linear, unfold
+from metarun.nn.batch_norm import query_outputs
+from metarun.nn.functional import max_pool2d
+from metarun.nn.layers import BatchNorm2d, Conv2d, Linear, unfold
 from metarun.tasks import Episode, Examples, Metrics, Predictor
 
 

@@ -19,7 +19,7 @@ from torch.func import functional_call
 from metarun.algorithms.base import FewShotLearner, cross_entropy, full, require, score
 from metarun.algorithms.maml import HeadInit, classifier
 from metarun.backbones.base import Backbone
-from metarun.batch_statistics import normalise_by, query_outputs, scratch_buffers
+from metarun.nn.batch_norm import normalise_by, query_outputs, scratch_buffers
 from metarun.tasks import Episode, Examples, Metrics, Predictor
 
 BETA2, EPSILON = 0.999, 1e-8

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from metarun.algorithms.base import MetricLearner, require
 from metarun.backbones.base import Backbone
-from metarun.layers import Linear
+from metarun.nn.layers import Linear
 from metarun.tasks import Episode, Examples, Metrics, Predictor
 
 

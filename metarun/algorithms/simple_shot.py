@@ -16,11 +16,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from metarun.algorithms.base import class_means, require, squared_distances
-from metarun.algorithms.heads import Kind
+from metarun.algorithms.solvers.heads import Kind
 from metarun.algorithms.supervised import SupervisedLearner
+from metarun.algorithms.teacher import Teacher
 from metarun.backbones.base import Backbone
 from metarun.tasks import Examples, Predictor
-from metarun.teacher import Teacher
 
 
 class SimpleShot(SupervisedLearner):

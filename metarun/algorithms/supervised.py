@@ -19,12 +19,12 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
 from metarun.algorithms.base import MetricLearner, class_means, require
-from metarun.algorithms.heads import Kind, unit
+from metarun.algorithms.solvers.heads import Kind, unit
+from metarun.algorithms.teacher import Teacher
 from metarun.backbones.base import Backbone
 from metarun.errors import UserError
-from metarun.layers import Linear
+from metarun.nn.layers import Linear
 from metarun.tasks import Episode, Examples, Metrics, Predictor
-from metarun.teacher import Teacher
 
 
 class SupervisedLearner(MetricLearner):

@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 from metarun.backbones.base import Backbone, require
 from metarun.errors import UserError
-from metarun.functional import max_pool2d
-from metarun.layers import BatchNorm2d, Conv2d, Film, fold, unfold
+from metarun.nn.functional import max_pool2d
+from metarun.nn.layers import BatchNorm2d, Conv2d, Film, fold, unfold
 
 INIT: dict[str, Callable[[Tensor], Tensor]] = {
     "xavier": nn.init.xavier_uniform_,

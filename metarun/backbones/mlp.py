@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from metarun.backbones.base import Backbone, require
-from metarun.layers import BatchNorm2d, Linear, fold, unfold
+from metarun.nn.layers import BatchNorm2d, Linear, fold, unfold
 
 
 class MLP(Backbone):

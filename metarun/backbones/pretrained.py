@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from metarun.config import near
+from metarun.config.schema import near
 from metarun.errors import UserError
 
 AUXILIARY = ("googlenet", "inception_v3")  # have further outputs in training

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from metarun.backbones.base import Backbone, require
-from metarun.functional import max_pool2d
-from metarun.layers import BatchNorm2d, Conv2d, fold, unfold
+from metarun.nn.functional import max_pool2d
+from metarun.nn.layers import BatchNorm2d, Conv2d, fold, unfold
 
 SLOPE = 0.1
 

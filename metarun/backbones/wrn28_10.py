@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from metarun.backbones.base import Backbone, require
 from metarun.backbones.resnet12 import convolution
-from metarun.layers import BatchNorm2d, fold, unfold
+from metarun.nn.layers import BatchNorm2d, fold, unfold
 
 
 class WideResNet(Backbone):

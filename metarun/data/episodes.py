@@ -17,8 +17,8 @@ from torch import Tensor
 
 from metarun.data.augmentation import Transform, augmented, view_words
 from metarun.data.table import ImageTable
-from metarun.device import Device
 from metarun.errors import UserError
+from metarun.nn.device import Device
 from metarun.tasks import Episode, Examples
 
 

@@ -7,15 +7,15 @@ from helpers import composed, random_table
 from torchvision.transforms import v2
 
 from metarun.algorithms.protonet import ProtoNet
-from metarun.assembly import Data, make_learner, refuse_unfit
 from metarun.backbones.conv4 import Conv4
+from metarun.classification.evaluation import evaluate
 from metarun.data.augmentation import augmented
 from metarun.data.batches import Batches
 from metarun.data.episodes import Episodes, Pixels
-from metarun.device import Device
 from metarun.errors import UserError
-from metarun.evaluation import evaluate
+from metarun.nn.device import Device
 from metarun.tasks import Episode, Examples
+from metarun.training.build import Data, make_learner, refuse_unfit
 
 CHANGES = [v2.RandomResizedCrop((8, 8)), v2.ColorJitter(0.4, 0.4, 0.4), v2.RandomHorizontalFlip()]
 

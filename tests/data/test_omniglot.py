@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from metarun.commands.verify import verify
 from metarun.data.omniglot import VINYALS, Omniglot
-from metarun.data.verify import verify
 from metarun.errors import UserError
 from tests.data.samples import omniglot_files, write_files, write_omniglot
 

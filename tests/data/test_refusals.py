@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from metarun.commands.verify import verify
 from metarun.data.folder import Folder
 from metarun.data.glyphs import Glyphs
 from metarun.data.miniimagenet import MiniImageNet
 from metarun.data.omniglot import Omniglot
 from metarun.data.source import Source
 from metarun.data.table import DRAFT
-from metarun.data.verify import verify
 from metarun.errors import UserError
 from tests.data.samples import CHARACTERS, MINI, mini_images, omniglot_files, picture, write_files, write_mini, write_omniglot, write_zip
 

@@ -1,0 +1,98 @@
+"""`metarun runs [DIR]`: all runs below a folder, one line each. Needs no torch, so that hundreds are there at once."""
+
+import csv
+import io
+import json
+import shutil
+import sys
+from argparse import RawDescriptionHelpFormatter
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from metarun.analysis.listing.selection import ordered, selected, wanted_states
+from metarun.analysis.listing.summary import FIELDS, summary, texts
+from metarun.errors import UserError
+from metarun.runs.catalogue import find_runs
+from metarun.runs.status import STATES
+from metarun.text.grid import Column, grid
+from metarun.text.units import counted
+from metarun.text.words import Parser
+
+EPILOG = """examples
+  metarun runs --sort -test                            the best first
+  metarun runs algorithm=maml,anil task.shots=1        some methods, or any other key of the configuration
+  metarun runs sweeps --state failed,cut-off           what did not come to its end
+  metarun runs --format json | jq '.[].test'           every digit; csv has the same columns
+"""
+COLUMNS = (
+    Column("run", least=18, middle=True), Column("algorithm", drop=9), Column("dataset", drop=6), Column("ways", drop=7, right=True),
+    Column("shots", drop=7, right=True), Column("seed", drop=4, right=True), Column("state"), Column("step", drop=5, right=True),
+    Column("rate", drop=3, right=True), Column("left", drop=10, right=True), Column("val", drop=11, right=True),
+    Column("test", drop=13, right=True), Column("time", drop=2, right=True), Column("updated", drop=1), Column("error", drop=12, least=16),
+)  # fmt: skip
+
+
+def command(words: list[str]) -> None:
+    """Prints the grid. Raises UserError for a folder that is none, and for a state or a key that there is not."""
+    args = parser().parse_intermixed_args(joined(words))
+    folders = [word for word in args.words if "=" not in word or Path(word).exists()]  # a folder may be named `lr=0.1`
+    filters = [word for word in args.words if word not in folders]
+    if len(folders) > 1:
+        raise UserError(f"{folders[1]}: not understood; expected one folder, then key=value")
+    states, root = wanted_states(args.state), Path(folders[0] if folders else "outputs")
+    there = find_runs(root)
+    runs = [run for run in ordered(selected(there, filters), args.sort) if run.state in states]
+    rows = [summary(run) for run in runs]
+    if args.format == "table":
+        said = table(rows, root, width()) if rows else f"no {'such ' if there else ''}runs below {root}"
+    else:
+        said = as_csv(rows) if args.format == "csv" else json.dumps(rows, indent=1)
+    print(said, flush=True)
+
+
+def parser() -> Parser:
+    found = Parser("metarun runs", description="All runs below a folder.", epilog=EPILOG, formatter_class=RawDescriptionHelpFormatter)
+    found.add_argument("words", nargs="*", metavar="DIR key=value", help="the folder (outputs), and what the runs are to have")
+    found.add_argument("--state", help=f"only these: {', '.join(STATES)}")
+    found.add_argument("--sort", metavar="KEY", help="by a column or a key of the configuration; -KEY for the largest first")
+    found.add_argument("--format", choices=("table", "csv", "json"), default="table")
+    return found
+
+
+def joined(words: Sequence[str]) -> list[str]:
+    """`--sort -test` as argparse understands it, which takes `-test` for a flag."""
+    found: list[str] = []
+    for word in words:
+        if found[-1:] == ["--sort"] and word.startswith("-"):
+            found[-1] = f"--sort={word}"
+        else:
+            found.append(word)
+    return found
+
+
+def width() -> int | None:
+    """The characters in a line of the terminal; None, for as many as it takes, where a program or a file reads."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def table(rows: Sequence[Mapping[str, Any]], root: Path, width: int | None) -> str:
+    """The aligned grid, then how many runs are in which state and what is not shown."""
+    lines, left_out = grid(COLUMNS, [{**texts(row), "run": below(root, row["run"])} for row in rows], width)
+    states = Counter(row["state"] for row in rows)
+    count = f"{counted(len(rows), 'run')}: {', '.join(f'{states[state]} {state}' for state in STATES if states[state])}"
+    return "\n".join([*lines, count + f"; not shown: {', '.join(left_out)}" * bool(left_out)])
+
+
+def below(root: Path, folder: str) -> str:
+    """A run's folder as seen from `root`, which may be the run itself."""
+    return folder if Path(folder) == root else str(Path(folder).relative_to(root))
+
+
+def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    file = io.StringIO()
+    writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return file.getvalue().rstrip("\n")

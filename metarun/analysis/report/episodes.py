@@ -1,0 +1,90 @@
+"""Pictures of test episodes, made anew from the checkpoint and the images that were tested."""
+
+import base64
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from metarun.errors import UserError
+from metarun.runs.catalogue import Found
+
+SMALL = 180
+"""Pixels across below which a picture is shown at twice its size."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One test task: what was tested on it, and its picture as a `data:` address with the size to show it in, in pixels."""
+
+    episode: int
+    accuracy: float
+    wrong: int
+    questions: int
+    source: str
+    width: int
+    height: int
+
+
+def chosen(per_episode: Sequence[float], count: int) -> tuple[list[int], list[int]]:
+    """The numbers of the first `count` tasks, and of the `count` others with the lowest accuracy, the worst first."""
+    first = list(range(min(count, len(per_episode))))
+    worst = sorted(range(len(first), len(per_episode)), key=lambda number: (per_episode[number], number))
+    return first, worst[:count]
+
+
+def pictures(run: Found, record: Mapping[str, Any], count: int) -> tuple[list[Picture], list[Picture]]:
+    """Of the first and the worst tasks of a record. Raises UserError if the checkpoint or the images are no longer what was tested."""
+    first, worst = chosen(record["per_episode"], count)
+    found = {picture.episode: picture for picture in _pictures(run.folder, record, [*first, *worst])}
+    return [found[number] for number in first], [found[number] for number in worst]
+
+
+def _pictures(folder: Path, record: Mapping[str, Any], numbers: Sequence[int]) -> Iterator[Picture]:
+    from metarun.algorithms.ensemble import Ensemble
+    from metarun.classification.picture import episode_figure
+    from metarun.nn.device import Device
+    from metarun.runs.checkpoint import file_sha256, load_checkpoint
+    from metarun.training.build import Data, make_learner
+    from metarun.training.testing import trained_classes
+
+    paths = [folder / "checkpoints" / name for name in record["checkpoint"].split("+")]
+    if missing := next((path for path in paths if not path.is_file()), None):
+        raise UserError(f"{missing}: not found")
+    if "+".join(map(file_sha256, paths)) != record["checkpoint_sha256"]:
+        raise UserError(f"{paths[0]}: has changed since it was tested")
+    cfg = record["config"]
+    # Wherever it was tested; a device that has no such precision takes its own.
+    device = Device("auto", cfg["device"]["precision"] if cfg["device"]["precision"] != "fp16" else "fp32", keep_memory=False)
+    split = Data(cfg, device).protocol(record["split"])
+    if split.episodes.table.fingerprint != record["data_fingerprint"]:
+        raise UserError("dataset: its images are not those that were tested")
+    checkpoints = [load_checkpoint(folder, path.stem) for path in paths]
+    members = [make_learner(cfg, device, trained_classes(checkpoint)) for checkpoint in checkpoints]
+    for member, checkpoint in zip(members, checkpoints, strict=True):
+        member.load_state_dict(checkpoint["model"])
+    learner = members[0] if len(members) == 1 else Ensemble(members)
+    questions = record["ways"] * record["queries"]
+    for number in numbers:
+        figure = episode_figure(learner, split.tasks(number, 1), record["batch_norm"], device)
+        accuracy = record["per_episode"][number]
+        wrong = round(questions * (1 - accuracy / 100))
+        _, height, width = figure.shape
+        larger = 2 if width < SMALL else 1
+        yield Picture(number, accuracy, wrong, questions, data_address(figure), larger * width, larger * height)
+
+
+def data_address(image: np.ndarray) -> str:
+    """An image (3, height, width) uint8 as a `data:` address, in the format that is the smaller: drawings as PNG, photographs as JPEG."""
+    from PIL import Image
+
+    found = []
+    for kind, options in (("png", {"optimize": True}), ("jpeg", {"quality": 85})):
+        file = io.BytesIO()
+        Image.fromarray(image.transpose(1, 2, 0)).save(file, kind, **options)
+        found.append((len(file.getvalue()), kind, file.getvalue()))
+    _, kind, content = min(found)
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"

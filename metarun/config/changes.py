@@ -1,0 +1,150 @@
+"""The configuration of an earlier run, changed by a few overrides: what `evaluate run=` and `train resume=` work with."""
+
+from argparse import Namespace
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from metarun.config.aliases import renamed
+from metarun.config.compose import compose, parse, values
+from metarun.errors import UserError
+
+RUN_KEY = {"evaluate": "run", "train": "resume"}
+GROUPS_OF_A_TEST = ("protocol", "task", "dataset", "device", "algorithm")
+SEEN_BY_THE_NETWORK = ("image_size", "in_channels", "mean", "std")  # of images: another dataset's are made like those of the run
+# Where the data lie and where the work is done are no part of an experiment; other threads or another device round differently, though.
+FREE_ON_RESUME = ("dataset.root", "dataset.residency", "device.name", "device.threads", "device.keep_memory", "tasks_per_chunk")
+SINCE_ADDED: dict[str, Any] = {
+    **{"train_split": "train", "keep_best": 1, "test": True, "task.augment": False, "task.batch": 64},
+    **{"protocol.ensemble": 1, "protocol.diagnostics": 0, "protocol.views": 1},
+    **{"backbone.padding": 1, "backbone.pooled": None, "backbone.dropout": 0.0},
+}
+"""Keys that the oldest runs do not have, with what they did."""
+
+
+def evaluated(args: Namespace) -> tuple[dict[str, Any], Path]:
+    """The config and the folder of `run=`, changed where the overrides say so."""
+    run_dir = folder_of("run", args)
+    saved, choices = saved_config(run_dir)
+    config, given = changed("evaluate", saved, choices, args)
+    for key in given:
+        if key.partition(".")[0] not in GROUPS_OF_A_TEST:
+            raise UserError(f"{key}: not allowed here; evaluate changes {', '.join(GROUPS_OF_A_TEST)}, all else is as it was trained")
+    if "dataset" in given:
+        for key in SEEN_BY_THE_NETWORK:
+            if f"dataset.{key}" not in given and key in config.dataset and key in saved["dataset"]:
+                OmegaConf.update(config, f"dataset.{key}", saved["dataset"][key], merge=False)
+    return values(config), run_dir
+
+
+def resumed(args: Namespace) -> tuple[dict[str, Any], dict[str, Any], Path]:
+    """The config, the choices and the folder of `resume=`. Raises UserError if an override asks for anything else than the run has."""
+    run_dir = folder_of("resume", args)
+    saved, choices = saved_config(run_dir)
+    config, given = changed("train", saved, choices, args)
+    before = OmegaConf.create(saved)
+    for key, value in given.items():
+        was = choices[key] if key in choices else OmegaConf.select(before, key)
+        if key in FREE_ON_RESUME:
+            OmegaConf.update(before, key, value)
+        elif value != was:
+            raise UserError(f"{key}: the run was started with {was}, not {value}; a resumed run keeps its configuration")
+    before.resume = str(run_dir)
+    return values(before), choices, run_dir
+
+
+def folder_of(name: str, args: Namespace) -> Path:
+    """The folder that `run=` or `resume=` names."""
+    given = [override.value() for override in parse(args.overrides) if override.key_or_group == name]
+    if not given or given[-1] in (None, ""):
+        raise UserError(f"{name}: a run folder is needed; {name}=RUN_DIR")
+    folder = Path(str(given[-1]))
+    if not folder.is_dir():
+        raise UserError(f"{name}: {folder} is no folder; expected a run folder")
+    return folder
+
+
+def saved_config(run_dir: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The values and the group choices that the run's checkpoint carries."""
+    from metarun.runs.checkpoint import load_config, newest
+
+    saved = load_config(run_dir, newest(run_dir))
+    return completed(saved["config"]), saved["choices"]
+
+
+def completed(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration with the keys that it does not have because it is older than they are."""
+    config = renamed(config)
+    groups = {group: {**_added(f"{group}."), **config[group]} for group in ("task", "protocol")}
+    return {**{key: value for key, value in SINCE_ADDED.items() if "." not in key}, **config, **groups}
+
+
+def _added(group: str) -> dict[str, Any]:
+    return {key.removeprefix(group): value for key, value in SINCE_ADDED.items() if key.startswith(group)}
+
+
+def augments(config: Mapping[str, Any]) -> bool:
+    """Whether anything is made of `dataset.augment`, in training or in the test."""
+    task, protocol = config.get("task", {}), config.get("protocol", {})
+    return bool(config.get("algorithm", {}).get("augment") or task.get("augment") or protocol.get("views", 1) > 1)
+
+
+def changed(command: str, saved: dict[str, Any], choices: dict[str, Any], args: Namespace) -> tuple[DictConfig, dict[str, Any]]:
+    """The saved config with the overridden nodes taken from a fresh composition; and what was overridden: group choices and values."""
+    fresh = compose(command, args, {group: choice for group, choice in choices.items() if group != "experiment"})
+    config = OmegaConf.create(saved)
+    follow(config, fresh)
+    given: dict[str, Any] = {}
+    for override in parse(args.overrides):
+        key = override.key_or_group.replace("/", ".")
+        if key in (RUN_KEY[command], "hydra.searchpath"):  # say where things are, not what is done
+            continue
+        if key == "experiment" and override.value() == choices.get(key):  # the run's own, and so its values are saved
+            continue
+        if override.is_delete() or override.package or key.startswith("hydra.") or not has(fresh, key) or new(override, config):
+            raise UserError(f"{override.input_line}: only choices and values of the run's own configuration can be given here")
+        node = OmegaConf.select(fresh, key)
+        OmegaConf.update(config, key, OmegaConf.to_container(node) if OmegaConf.is_config(node) else node, merge=False, force_add=True)
+        given[key] = override.value() if key in choices else node
+    return config, given
+
+
+def new(override: Override, config: DictConfig) -> bool:
+    """Whether an override with + adds a key that the config does not have."""
+    return (override.is_add() or override.is_force_add()) and not has(config, override.key_or_group.replace("/", "."))
+
+
+def has(config: DictConfig, key: str) -> bool:
+    """Whether the config has a value under this key, null included."""
+    parent, _, name = key.rpartition(".")
+    node = OmegaConf.select(config, parent) if parent else config
+    return OmegaConf.is_dict(node) and name in node
+
+
+def follow(config: DictConfig, fresh: DictConfig) -> None:
+    """Puts an interpolation back where it gives the saved value: a changed `task.shots` then changes `protocol.shots` with it."""
+    for key, interpolation in interpolations(fresh):
+        before = OmegaConf.select(config, key, default=None)
+        if before is None:
+            continue
+        OmegaConf.update(config, key, interpolation, merge=False)
+        try:
+            same = OmegaConf.select(config, key) == before
+        except OmegaConfBaseException:  # it points at what the saved config does not have
+            same = False
+        if not same:
+            OmegaConf.update(config, key, before, merge=False)
+
+
+def interpolations(node: DictConfig, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """The full key and the text of every interpolated value."""
+    texts: Any = OmegaConf.to_container(node)
+    for key in (str(key) for key in node):
+        if OmegaConf.is_interpolation(node, key):
+            yield prefix + key, texts[key]
+        elif not OmegaConf.is_missing(node, key) and OmegaConf.is_dict(node[key]):
+            yield from interpolations(node[key], f"{prefix}{key}.")

@@ -1,0 +1,116 @@
+"""Configurations from `conf/`: composing them, and what keys they have."""
+
+from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ChoiceSweep, Override
+from omegaconf import DictConfig, OmegaConf
+
+from metarun.config.schema import GROUPS
+from metarun.errors import UserError
+
+# Hydra 1.4 deprecates `version_base`; 1.3 needs it to behave like 1.3.
+VERSION: dict[str, Any] = {"version_base": "1.3"} if hydra.__version__.startswith("1.3") else {}
+
+
+def conf_dir() -> Path:
+    """The folder of the groups: inside the package in a wheel, beside it in a checkout."""
+    package = Path(__file__).resolve().parents[1]
+    return next(folder for folder in (package / "conf", package.parent / "conf") if (folder / "train.yaml").is_file())
+
+
+def compose(command: str, args: Namespace, choices: dict[str, str | None] | None = None, with_hydra: bool = False) -> DictConfig:
+    """Composes a command's config from its overrides; `choices` stand in for the groups that the overrides leave alone.
+
+    with_hydra: Hydra's own node too, which knows the folder of a run.
+    """
+    overrides = with_config_dir(args)
+    given = {override.key_or_group for override in parse(overrides)}
+    with initialised():
+        # A group of the user's own is not there without their --config-dir; its saved values are, and that is enough.
+        kept = [
+            f"{group}={choice}"
+            for group, choice in (choices or {}).items()
+            if group not in given and choice in options(command, group, overrides)
+        ]
+        return hydra.compose(command, overrides=[*kept, *overrides], return_hydra_config=with_hydra)
+
+
+def initialised() -> AbstractContextManager[Any]:
+    """Hydra with the folder of the groups, as long as the context lasts."""
+    return hydra.initialize_config_dir(str(conf_dir()), job_name="metarun", **VERSION)
+
+
+def with_config_dir(args: Namespace) -> list[str]:
+    """The overrides, --config-dir among them: composing by itself does not know the flag."""
+    if not args.config_dir:
+        return list(args.overrides)
+    folder = Path(args.config_dir).resolve()
+    if not folder.is_dir():
+        raise UserError(f"--config-dir: {folder} is no folder")
+    return [f"hydra.searchpath=['file://{folder}']", *args.overrides]
+
+
+def options(command: str, group: str, overrides: list[str]) -> list[str]:
+    """The choices of a group, wherever the overrides say that groups are."""
+    where = [word for word in overrides if word.startswith("hydra.searchpath=")]
+    found: list[str] = GlobalHydra.instance().config_loader().get_group_options(group, config_name=command, overrides=where)
+    return found
+
+
+def require_choices(command: str, args: Namespace) -> None:
+    """Raises UserError for a group that the overrides leave without a choice, which Hydra takes for a bug."""
+    for override in parse(args.overrides):
+        group, value = override.key_or_group, override.value()
+        if group in GROUPS and (value is None or (isinstance(value, ChoiceSweep) and None in value.list)):
+            with initialised():
+                allowed = options(command, group, with_config_dir(args))
+            raise UserError(f"{group}: a choice is needed; allowed: {', '.join(allowed)}")
+
+
+def parse(overrides: list[str]) -> list[Override]:
+    """The overrides as Hydra's own grammar understands them."""
+    return list(OverridesParser.create().parse_overrides(overrides))
+
+
+def values(cfg: DictConfig) -> dict[str, Any]:
+    """Plain values, interpolations resolved."""
+    result = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    assert isinstance(result, dict)
+    return {str(key): value for key, value in result.items()}
+
+
+def run_values(cfg: DictConfig) -> dict[str, Any]:
+    """The values of a training run."""
+    return values(of_run(cfg))
+
+
+def of_run(cfg: DictConfig) -> DictConfig:
+    """What is a training run's own of a config: all but Hydra's node and what belongs to the sweep that it may be part of."""
+    return OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key not in ("hydra", "sweep")])
+
+
+def unswept(overrides: list[str]) -> list[str]:
+    """The overrides that give one value, and not several to try."""
+    return [str(override.input_line) for override in parse(overrides) if not override.is_sweep_override()]
+
+
+def known_keys(command: str, args: Namespace, without: str) -> list[str]:
+    """Every key of the config and every group that the command line would compose without the override `without`."""
+    rest = [override.input_line for override in parse(unswept(args.overrides)) if override.key_or_group != without]
+    cfg = compose(command, Namespace(overrides=rest, config_dir=args.config_dir))
+    return list(keys(cfg))
+
+
+def keys(node: DictConfig, prefix: str = "") -> Iterator[str]:
+    """The full keys of a config, inner nodes included."""
+    for key in (str(key) for key in node):
+        yield prefix + key
+        if not OmegaConf.is_missing(node, key) and not OmegaConf.is_interpolation(node, key) and OmegaConf.is_dict(node[key]):
+            yield from keys(node[key], f"{prefix}{key}.")

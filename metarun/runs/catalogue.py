@@ -1,0 +1,104 @@
+"""The runs in a folder, read from what they left there. Needs no torch."""
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from metarun.config.aliases import renamed
+from metarun.config.schema import is_number
+from metarun.errors import UserError
+from metarun.runs.status import read_json, state
+
+NEEDED = ("accuracy", "ci95", "episodes", "batch_norm", "checkpoint_step", "episodes_sha256", "checkpoint_sha256", "config")
+"""What a record of a test has, from the oldest on."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A run that was begun: `config` is resolved, `choices` maps groups to choices, `status` is what the run last said of itself.
+
+    status: `step`, `steps`, `step_seconds`, `seconds` (training in all), `peak_memory` (bytes), `best` (step and accuracy on validation),
+    `test` (accuracy, ci95, episodes, ways, shots), `error`, `host`, `pid`, `slurm_job`, `updated`; each only where it is known.
+    """
+
+    folder: Path
+    config: Mapping[str, Any]
+    choices: Mapping[str, str]
+    versions: Mapping[str, str]
+    status: Mapping[str, Any]
+
+    @cached_property
+    def state(self) -> str:
+        return state(self.folder)
+
+    def value(self, key: str) -> Any:
+        """The choice of a group, or the value under a dotted key of the config; None where there is none."""
+        if key in self.choices:
+            return self.choices[key]
+        value: Any = self.config
+        for name in key.split("."):
+            value = value.get(name) if isinstance(value, Mapping) else None
+        return value
+
+    @cached_property
+    def all_records(self) -> list[dict[str, Any]]:
+        """The tests of the run, as `metarun evaluate` wrote them (`metarun.training.testing`); the oldest first."""
+        found = [renamed(read_json(path)) for path in sorted((self.folder / "evaluations").glob("*.json"))]
+        return sorted((record for record in found if all(key in record for key in NEEDED)), key=lambda record: record.get("tested", ""))
+
+    @cached_property
+    def records(self) -> list[dict[str, Any]]:
+        """Those on the dataset that it was trained on: a test on another is no number of this run's own setting."""
+        return [record for record in self.all_records if not record.get("cross_domain")]
+
+    @cached_property
+    def tested(self) -> Mapping[str, Any]:
+        """The test that ended the run; if it was tested only later, the last one by its own protocol. Empty without one."""
+        if self.status.get("test"):
+            return dict(self.status["test"])
+        own = [record for record in self.records if record["config"].get("protocol") == self.config["protocol"]]
+        return next((record for record in reversed(own) if record["checkpoint_step"] <= self.status.get("step", 0)), {})
+
+    def curve(self, split: str, name: str) -> tuple[list[int], list[float]]:
+        """Steps and values of a metric in `metrics.csv`; a line that is being written does not count yet."""
+        try:
+            whole, _, _ = (self.folder / "metrics.csv").read_text().rpartition("\n")
+        except OSError:
+            return [], []
+        rows = [row.split(",") for row in whole.splitlines() if f",{split},{name}," in row]
+        return [int(row[0]) for row in rows], [float(row[3]) for row in rows]
+
+
+def find_runs(root: Path) -> list[Found]:
+    """Every run below `root`, `root` itself included, in the order of their folders' names. Raises UserError if `root` is no folder."""
+    if not root.is_dir():
+        raise UserError(f"{root}: no such folder; expected a folder of runs")
+    return list(_runs_below(root))
+
+
+def read_run(folder: Path) -> Found | None:
+    """The run in `folder`; None if there is none."""
+    facts = renamed(read_json(folder / "config.json"))
+    config, choices, versions = (facts[key] if isinstance(facts.get(key), dict) else {} for key in ("config", "choices", "versions"))
+    if not (isinstance(config.get("protocol"), dict) and choices):  # a config.json of something else
+        return None
+    return Found(folder, config, choices, versions, sound(read_json(folder / "status.json")))
+
+
+def sound(status: dict[str, Any]) -> dict[str, Any]:
+    """A status without what is not of the kind that it should be, in a file that somebody else wrote."""
+    numbers, parts = ("step", "steps", "step_seconds", "seconds", "peak_memory"), ("best", "test")
+    wrong = [key for key in numbers if key in status and not is_number(status[key])]
+    wrong += [key for key in parts if key in status and not isinstance(status[key], dict)]
+    return {key: value for key, value in status.items() if key not in wrong}
+
+
+def _runs_below(root: Path) -> Iterator[Found]:
+    for folder, below, files in os.walk(root):
+        found = read_run(Path(folder)) if "config.json" in files else None
+        below[:] = [] if found else sorted(name for name in below if not name.startswith("."))
+        if found:
+            yield found

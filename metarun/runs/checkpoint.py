@@ -1,0 +1,81 @@
+"""Checkpoints: one dict of tensors and plain values, in a file that is whole or absent."""
+
+import hashlib
+import io
+import os
+import platform
+from collections.abc import Mapping
+from contextlib import suppress
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from metarun.errors import UserError
+from metarun.version import __version__
+
+FORMAT = "metarun-checkpoint-1"
+
+
+def save_checkpoint(path: Path, checkpoint: Mapping[str, Any]) -> None:
+    """Writes one dict so that `path` is always the old file or the new one. Raises UserError if it cannot be written."""
+    buffer = io.BytesIO()
+    torch.save({"format": FORMAT, **checkpoint}, buffer)
+    draft = path.with_suffix(".tmp")
+    try:
+        with open(draft, "wb") as file:
+            file.write(buffer.getbuffer())
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(draft, path)
+    except OSError as error:
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
+        kept = (
+            f"the checkpoint of before is kept; free some space and resume={path.parent.parent}" if path.exists() else "there is none yet"
+        )
+        raise UserError(f"{path}: cannot be written ({error.strerror}); {kept}") from error
+
+
+def load_checkpoint(folder: Path, name: str) -> dict[str, Any]:
+    """The checkpoint `name` (`last` or `best`) of a run, on the CPU.
+
+    Raises UserError if there is none, or if it is damaged or not metarun's.
+    """
+    path = folder / "checkpoints" / f"{name}.pt"
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such run directory")
+    if not path.is_file():
+        raise UserError(f"{path}: not found; {folder} is not a run directory, or its run saved nothing yet")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # bytes that are no checkpoint raise nearly anything
+        raise UserError(f"{path}: damaged or not a checkpoint ({str(error).partition(chr(10))[0][:80] or type(error).__name__})") from error
+    if not isinstance(checkpoint, dict) or checkpoint.get("format") != FORMAT:
+        raise UserError(f"{path}: not a checkpoint of metarun, or of another version; expected {FORMAT}")
+    return checkpoint
+
+
+def newest(folder: Path) -> str:
+    """The name of a run's last checkpoint; of one that was given away (`metarun.runs.export`) there may be the best alone."""
+    return "best" if not (folder / "checkpoints/last.pt").exists() and (folder / "checkpoints/best.pt").exists() else "last"
+
+
+def load_config(folder: Path, name: str) -> dict[str, Any]:
+    """The resolved config of a checkpoint and the group choices behind it: {"config": ..., "choices": ...}."""
+    checkpoint = load_checkpoint(folder, name)
+    return {"config": checkpoint["config"], "choices": checkpoint["choices"]}
+
+
+def file_sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return (
+            hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else hashlib.sha256(file.read()).hexdigest()
+        )
+
+
+def versions() -> dict[str, str]:
+    """What a number depends on beside the code it names."""
+    packages = {name: version(name) for name in ("torch", "numpy", "hydra-core")}
+    return {"python": platform.python_version(), "machine": platform.machine(), "metarun": __version__, **packages}

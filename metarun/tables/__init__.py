@@ -1,6 +1,0 @@
-"""Papers' tables, made of runs: the published numbers beside ours, and between them all that sets the two apart."""
-
-from metarun.tables.cells import reproduce
-from metarun.tables.table import Cell, CellRun, Missing, Note, Table
-
-__all__ = ["Cell", "CellRun", "Missing", "Note", "Table", "reproduce"]

@@ -1,0 +1,167 @@
+"""Tested numbers: an accuracy never stands without the protocol, the episodes, the checkpoint and the config behind it."""
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from metarun.algorithms.base import FewShotLearner
+from metarun.algorithms.ensemble import Ensemble
+from metarun.classification.diagnostics import diagnose
+from metarun.classification.evaluation import Result
+from metarun.classification.evaluation import evaluate as score
+from metarun.config.aliases import BEFORE, renamed
+from metarun.data.source import Source
+from metarun.data.table import ImageTable
+from metarun.errors import UserError
+from metarun.nn.device import Device
+from metarun.runs.checkpoint import file_sha256, load_checkpoint, versions
+from metarun.runs.status import now, write_json
+from metarun.training.build import Config, Data, Split, make_learner, refuse_augmentation, refuse_overlap, refuse_ways
+
+log = logging.getLogger(__name__)
+
+
+def evaluate(cfg: Config, run_dir: Path) -> dict[str, Any]:
+    """Tests the checkpoint that the protocol selects; writes and returns the record. Raises UserError."""
+    device, protocol = Device(**cfg["device"]), cfg["protocol"]
+    device.set_up()
+    names = selected(run_dir, protocol)
+    checkpoints = [load_checkpoint(run_dir, name) for name in names]
+    checkpoint = checkpoints[0]
+    data = Data(cfg, device)
+    split = data.protocol(protocol["split"])
+    table = split.episodes.table
+    refuse_other_images(table, checkpoint["data"]["image"])
+    refuse_overlap(cfg, checkpoint["data"]["classes"], table)
+    refuse_augmentation("protocol.views", data.source, table, protocol["views"] > 1)
+    members = trained_learners(cfg, run_dir, checkpoints, device)
+    refuse_ways(members[0], split.episodes, "protocol")
+    learner = members[0] if len(members) == 1 else Ensemble(members)
+    statistics = protocol["batch_norm"] or members[0].statistics
+    result = score(learner, split.episodes, split.pixels, protocol["episodes"], statistics, device, "test", protocol["views"])
+    paths = [run_dir / "checkpoints" / f"{name}.pt" for name in names]
+    record = _record(cfg, result, split, statistics, paths, checkpoint)
+    record["cross_domain"] = other_dataset(cfg, checkpoint, table, data.source)
+    if looked_at := min(protocol["diagnostics"], protocol["episodes"]):
+        record["diagnostics"] = {"episodes": looked_at, **diagnose(learner, split.tasks(0, looked_at), statistics, device)}
+    _write(run_dir / "evaluations", record)
+    log.info(
+        "%s accuracy %.2f ± %.2f %% (%d episodes, %d-way %d-shot, %d queries a class, batch statistics: %s, step %d%s%s%s)",
+        *(protocol["split"], result.accuracy, result.ci95, record["episodes"]),
+        *(record["ways"], record["shots"], record["queries"], statistics, checkpoint["step"]),
+        f", mean of {len(names)} checkpoints" if len(names) > 1 else "",
+        f", mean of {protocol['views']} views" if protocol["views"] > 1 else "",
+        f", trained on {record['trained_on']['dataset']}, not on {dataset_name(cfg)}" if record["cross_domain"] else "",
+    )
+    return record
+
+
+def refuse_other_images(table: ImageTable, trained: Sequence[int]) -> None:
+    """Raises UserError, with the overrides that help, if the images are not of the size and channels (H, W, C) that were trained on."""
+    height, width, channels = trained
+    if table.images.shape[1:] != (height, width, channels):
+        hint = f"; dataset.image_size={height} dataset.in_channels={channels} makes them fit" if height == width else ""
+        raise UserError(
+            f"dataset: its images are {table.images.shape[1:]} (height, width, channels), the run's were {(height, width, channels)}{hint}"
+        )
+
+
+def other_dataset(cfg: Config, checkpoint: Mapping[str, Any], table: ImageTable, source: Any) -> bool:
+    """Whether the test's images are not of the dataset that was trained on: of another kind, or of the same from another place.
+
+    The same images read otherwise (another size or filter) are known by the names of the classes.
+    """
+    ours, trained = cfg["dataset"], checkpoint["config"]["dataset"]
+    if ours["_target_"] != trained["_target_"]:
+        return True
+    if table.fingerprint == checkpoint["data"]["fingerprint"]:
+        return False
+    keys = {key for key in {*ours, *trained} if ours.get(key) != trained.get(key)}
+    names = source.table.names if isinstance(source, Source) else table.names
+    return keys <= {"root", "residency", "download"} or not set(checkpoint["data"]["classes"]) <= set(names)
+
+
+def dataset_name(cfg: Config) -> str:
+    """The module of a configuration's dataset, which is named like its YAML."""
+    return str(cfg["dataset"]["_target_"]).split(".")[-2]
+
+
+def trained_learners(cfg: Config, run_dir: Path, checkpoints: Sequence[Mapping[str, Any]], device: Device) -> list[FewShotLearner]:
+    """The learner of each checkpoint. Raises UserError if the configuration is not that of their weights."""
+    members = [make_learner(cfg, device, trained_classes(checkpoint)) for checkpoint in checkpoints]
+    try:
+        for member, kept in zip(members, checkpoints, strict=True):
+            member.load_state_dict(kept["model"])
+    except RuntimeError as error:
+        raise UserError(f"{run_dir}: its weights do not fit this algorithm and backbone; a test cannot change the network") from error
+    return members
+
+
+def trained_classes(checkpoint: Mapping[str, Any]) -> int:
+    """How many classes the run was trained on; of the oldest runs, which have no use for it, without rotations."""
+    return checkpoint.get("classes", len(checkpoint["data"]["classes"]))
+
+
+def selected(run_dir: Path, protocol: Mapping[str, Any]) -> list[str]:
+    """The names of the checkpoints that the protocol tests, the best first. Raises UserError if it wants more than the run kept."""
+    if protocol["ensemble"] == 1:
+        return ["best" if protocol["selection"] == "best_val" else "last"]
+    last = load_checkpoint(run_dir, "last")
+    kept, keep_best = last.get("ranking", []), last["config"].get("keep_best", 1)
+    if protocol["ensemble"] > keep_best:
+        raise UserError(f"protocol.ensemble: {protocol['ensemble']} is not allowed; the run was trained with keep_best={keep_best}")
+    if len(kept) < protocol["ensemble"]:
+        log.warning("there were %d validations only; testing the mean of %d checkpoints", len(kept), len(kept))
+    return [f"val-{step}" for _, step in kept[: protocol["ensemble"]]]
+
+
+def _record(
+    cfg: Config, result: Result, split: Split, statistics: str, paths: Sequence[Path], checkpoint: Mapping[str, Any]
+) -> dict[str, Any]:
+    episodes = split.episodes
+    return {
+        "accuracy": result.accuracy,
+        "ci95": None if np.isnan(result.ci95) else result.ci95,
+        "loss": result.loss,
+        "episodes": len(result.accuracies),
+        "ways": episodes.ways,
+        "shots": episodes.shots,
+        "queries": episodes.queries,
+        "batch_norm": statistics,
+        "split": cfg["protocol"]["split"],
+        "seed": checkpoint["config"]["seed"],
+        "episodes_sha256": episodes.sha256(len(result.accuracies)),
+        "data_fingerprint": episodes.table.fingerprint,
+        "trained_on": {
+            "dataset": dataset_name(checkpoint["config"]),
+            "fingerprint": checkpoint["data"]["fingerprint"],
+            "split": checkpoint["config"].get("train_split", "train"),
+        },
+        "checkpoint": "+".join(path.name for path in paths),
+        "checkpoint_sha256": "+".join(file_sha256(path) for path in paths),
+        "checkpoint_step": checkpoint["step"],
+        "selection": cfg["protocol"]["selection"],
+        "ensemble": len(paths),
+        "views": cfg["protocol"]["views"],
+        "per_episode": np.round(result.accuracies, 4).tolist(),
+        "per_class": {name: list(counts) for name, counts in result.per_class.items()},
+        "config": cfg,
+        "tested": now(),
+        "versions": versions(),
+    }
+
+
+def _write(folder: Path, record: Mapping[str, Any]) -> None:
+    """One file per protocol: what identifies a number, apart from the number, names it."""
+    identity = [record[key] for key in ("episodes_sha256", "batch_norm", "data_fingerprint", "checkpoint", "checkpoint_step")]
+    dataset = {key: value for key, value in record["config"]["dataset"].items() if key not in ("root", "residency")}
+    identity += [dataset, renamed(record["config"]["algorithm"], BEFORE), record["config"]["device"]["precision"]]
+    identity += [record["views"]] if record["views"] > 1 else []  # not of one view, whose files keep their names of before
+    name = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+    folder.mkdir(exist_ok=True)
+    write_json(folder / f"{name}.json", record)
