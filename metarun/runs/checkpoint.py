@@ -2,10 +2,8 @@
 
 import hashlib
 import io
-import os
 import platform
 from collections.abc import Mapping
-from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ from typing import Any
 import torch
 
 from metarun.errors import UserError
+from metarun.runs.files import whole
 from metarun.version import __version__
 
 FORMAT = "metarun-checkpoint-1"
@@ -22,19 +21,11 @@ def save_checkpoint(path: Path, checkpoint: Mapping[str, Any]) -> None:
     """Writes one dict so that `path` is always the old file or the new one. Raises UserError if it cannot be written."""
     buffer = io.BytesIO()
     torch.save({"format": FORMAT, **checkpoint}, buffer)
-    draft = path.with_suffix(".tmp")
     try:
-        with open(draft, "wb") as file:
+        with whole(path, durable=True) as file:
             file.write(buffer.getbuffer())
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, path)
     except OSError as error:
-        with suppress(OSError):
-            draft.unlink(missing_ok=True)
-        kept = (
-            f"the checkpoint of before is kept; free some space and resume={path.parent.parent}" if path.exists() else "there is none yet"
-        )
+        kept = f"the previous checkpoint is kept; free some space and resume={path.parent.parent}" if path.exists() else "there is none yet"
         raise UserError(f"{path}: cannot be written ({error.strerror}); {kept}") from error
 
 

@@ -1,7 +1,6 @@
 """The run directory: one writer at a time, and metrics that a resumed run continues to the byte."""
 
 import csv
-import fcntl
 import json
 import os
 import time
@@ -16,10 +15,11 @@ import numpy as np
 from metarun.config.schema import flat, word
 from metarun.errors import TrainingError, UserError
 from metarun.runs.checkpoint import save_checkpoint
+from metarun.runs.files import Lock
 from metarun.runs.status import CUT_OFF, FAILED, FINISHED, RUNNING, read_json, report, whereabouts, write_json
 
 LOCK_PATIENCE = 1.0
-"""Seconds to wait for the lock of a run: whoever only looks whether it is held has it for less than a millisecond."""
+"""Seconds to wait for the lock of a run: a process that only checks the lock holds it for less than a millisecond."""
 
 
 class Run:
@@ -37,7 +37,7 @@ class Run:
         step, metrics_bytes = (checkpoint["step"], checkpoint["metrics_bytes"]) if checkpoint else (0, 0)
         self.folder = folder
         (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
-        self.lock = _lock(folder)
+        self.lock = locked(folder)
         self.metrics: IO[str] = open(folder / "metrics.csv", "a+", newline="")  # noqa: SIM115 -- open for the run's whole life
         self.metrics.truncate(metrics_bytes)
         self.metrics.seek(0, os.SEEK_END)
@@ -103,7 +103,7 @@ class Run:
             self.report(state=FINISHED if error is None else FAILED if isinstance(error, Exception) else CUT_OFF, error=_line(error))
         self.metrics.close()
         self.board.close()
-        os.close(self.lock)
+        self.lock.release()
 
 
 def refuse_taken(folder: Path, resume: bool) -> None:
@@ -111,9 +111,9 @@ def refuse_taken(folder: Path, resume: bool) -> None:
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder}: is a file; a run needs a folder")
     if (folder / ".lock").exists():
-        os.close(_lock(folder))
+        locked(folder).release()
     if not resume and any((folder / "checkpoints").glob("*.pt")):
-        raise UserError(f"{folder}: holds a run already; go on with it by {word('resume', folder)}, or choose another hydra.run.dir")
+        raise UserError(f"{folder}: already holds a run; continue it with {word('resume', folder)}, or choose another hydra.run.dir")
 
 
 def _line(error: BaseException | None) -> str | None:
@@ -123,14 +123,9 @@ def _line(error: BaseException | None) -> str | None:
     return " ".join(str(error).split()) if isinstance(error, (UserError, TrainingError)) else f"{type(error).__name__}: {error}"
 
 
-def _lock(folder: Path) -> int:
-    handle, until = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644), time.monotonic() + LOCK_PATIENCE
-    while True:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return handle
-        except BlockingIOError:
-            if time.monotonic() > until:
-                os.close(handle)
-                raise UserError(f"{folder}: this run is in use by another process") from None
-            time.sleep(0.02)
+def locked(folder: Path) -> Lock:
+    """The lock of a run, taken. Raises UserError if another process has it."""
+    try:
+        return Lock(folder, LOCK_PATIENCE).__enter__()
+    except BlockingIOError:
+        raise UserError(f"{folder}: this run is in use by another process") from None

@@ -1,6 +1,5 @@
 """What a run says of itself in `status.json`, and what can be told of it from outside. Needs no torch: `metarun runs` reads hundreds."""
 
-import fcntl
 import json
 import os
 import platform
@@ -9,14 +8,15 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from metarun.runs.files import held, whole
+
 RUNNING, FINISHED, FAILED, CUT_OFF = STATES = ("running", "finished", "failed", "cut off")
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
     """Writes one file that is whole at every moment."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    draft.write_text(json.dumps(values, indent=1))
-    draft.replace(path)
+    with whole(path) as file:
+        file.write(json.dumps(values, indent=1).encode())
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -54,20 +54,3 @@ def state(folder: Path) -> str:
         return RUNNING
     said = read_json(folder / "status.json").get("state")
     return said if said in (FINISHED, FAILED) else CUT_OFF
-
-
-def held(folder: Path) -> bool:
-    """Whether a living process has the run; also one on another machine, where the file system hands locks on."""
-    try:
-        handle = os.open(folder / ".lock", os.O_RDONLY)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: two onlookers do not take each other for the run
-    except BlockingIOError:
-        return True
-    except OSError:  # a file system without locks
-        return False
-    finally:
-        os.close(handle)
-    return False

@@ -13,7 +13,8 @@ from metarun.config.changes import FREE_ON_RESUME
 from metarun.config.compose import parse
 from metarun.config.schema import quoted
 from metarun.errors import TrainingError
-from metarun.runs.status import CUT_OFF, FAILED, FINISHED, RUNNING, held, read_json, report, state
+from metarun.runs.files import held
+from metarun.runs.status import CUT_OFF, FAILED, FINISHED, RUNNING, read_json, report, state
 from metarun.sweeps import child, slurm
 from metarun.training.signals import Signals
 

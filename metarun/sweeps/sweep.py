@@ -30,6 +30,7 @@ from metarun.config.changes import FREE_ON_RESUME, SINCE_ADDED, augments
 from metarun.config.refusals import refusal
 from metarun.config.schema import flat, refuse_unwritable, shown
 from metarun.errors import TrainingError, UserError
+from metarun.runs.files import whole
 from metarun.runs.status import CUT_OFF, FAILED, FINISHED, RUNNING, read_json, state
 from metarun.sweeps import child, slurm
 from metarun.sweeps.check import PointCheck
@@ -78,7 +79,8 @@ class Sweep:
         before = {point: point.state for point in points}
         due = [point for point, found in before.items() if self.is_due(found)]
         self.folder.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(self.config, self.folder / "multirun.yaml")
+        with whole(self.folder / "multirun.yaml") as file:
+            file.write(OmegaConf.to_yaml(self.config).encode())
         log.info("sweep %s: %d jobs, %d of them to do", self.folder, len(points), len(due))
         size = len(due) if batch_size is None else batch_size
         with slurm.telling_what_goes_on(self.folder):
@@ -230,7 +232,7 @@ def run_name(values: Mapping[str, Any], choices: Mapping[str, str]) -> str:
     """
     aside = ASIDE if augments(values) else (*ASIDE, "dataset.augment")
     identity = {
-        key: whole(value)
+        key: in_one_way(value)
         for key, value in flat(renamed(values, BEFORE)).items()
         if key not in aside and (key, value) not in SINCE_ADDED.items()
     }
@@ -240,8 +242,8 @@ def run_name(values: Mapping[str, Any], choices: Mapping[str, str]) -> str:
     return f"{choices['algorithm']}-{choices['dataset']}-{tested['ways']}w{tested['shots']}s-{values['seed']}-{digest}"
 
 
-def whole(value: Any) -> Any:
+def in_one_way(value: Any) -> Any:
     """The same number in one way: 1 for 1.0."""
     if isinstance(value, list | tuple):
-        return [whole(item) for item in value]
+        return [in_one_way(item) for item in value]
     return int(value) if isinstance(value, float) and value.is_integer() else value

@@ -117,7 +117,7 @@ def test_the_same_runs_make_the_same_page(metarun: Metarun, outputs: Path, repor
         ("outputs --episodes -1", "--episodes: -1 is not allowed"),
         ("outputs --episodes many", "argument --episodes: invalid int value"),
         ("outputs --out outputs", "--out: outputs is a folder"),
-        ("outputs --out nowhere/a.html", "--out: nowhere/a.html is in no folder that exists"),
+        ("outputs --out nowhere/a.html", "--out: the folder of nowhere/a.html does not exist"),
         ("outputs --out /proc/a.html", "--out: /proc/a.html cannot be written"),
     ],
 )

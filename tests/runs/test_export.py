@@ -30,7 +30,7 @@ def test_an_exported_run_gives_the_same_digits(metarun: Metarun, trained: Path, 
     assert kept.stat().st_size < (trained / "checkpoints" / kept.name).stat().st_size
     outcome = metarun("train resume=given")
     assert outcome.code == 2 and "holds a model to be tested, without the state of its training" in outcome.err
-    with pytest.raises(UserError, match="is there already"):
+    with pytest.raises(UserError, match="already exists"):
         export(trained, given)
 
 

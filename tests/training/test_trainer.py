@@ -165,7 +165,7 @@ def test_a_full_disk_is_one_line_and_the_old_checkpoint_survives(tmp_path: Path,
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(UserError, match=r"last\.pt: cannot be written \(No space left on device\); the checkpoint of before is kept"):
+    with pytest.raises(UserError, match=r"last\.pt: cannot be written \(No space left on device\); the previous checkpoint is kept"):
         save_checkpoint(path, {"step": 2})
     assert load_checkpoint(tmp_path, "last")["step"] == 1 and list(path.parent.iterdir()) == [path]
 

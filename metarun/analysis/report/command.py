@@ -5,6 +5,7 @@ from pathlib import Path
 
 from metarun.errors import UserError
 from metarun.runs.catalogue import find_runs
+from metarun.runs.files import whole
 from metarun.text.units import counted, size
 from metarun.text.words import Parser
 
@@ -24,7 +25,9 @@ def command(words: list[str]) -> None:
     if not runs:
         raise UserError(f"no runs below {root}; metarun train makes one")
     if out.is_dir() or not out.parent.is_dir():
-        raise UserError(f"--out: {out} {'is a folder' if out.is_dir() else 'is in no folder that exists'}; expected a file to write")
+        raise UserError(
+            f"--out: {'' if out.is_dir() else 'the folder of '}{out} {'is a folder' if out.is_dir() else 'does not exist'}; expected a file to write"
+        )
     from metarun.analysis.report.page import page
 
     html = page(runs, root, args.episodes).encode()
@@ -44,10 +47,8 @@ def parser() -> Parser:
 
 def write(out: Path, html: bytes) -> None:
     """The whole file or none of it. Raises UserError if it cannot be written."""
-    draft = out.with_name(f".{out.name}.tmp")
     try:
-        draft.write_bytes(html)
-        draft.replace(out)
+        with whole(out) as file:
+            file.write(html)
     except OSError as error:
-        draft.unlink(missing_ok=True)
         raise UserError(f"--out: {out} cannot be written ({error.strerror})") from error

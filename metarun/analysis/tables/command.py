@@ -11,6 +11,7 @@ from metarun.analysis.tables.making import make
 from metarun.analysis.tables.render import FORMATS, remarks
 from metarun.config.schema import near, refuse_unwritable
 from metarun.errors import TrainingError, UserError
+from metarun.runs.files import whole
 from metarun.text.words import Parser
 
 EPILOG = """key=value
@@ -137,6 +138,7 @@ def write(text: str, out: str | None) -> None:
         print(text, flush=True)
         return
     try:
-        Path(out).write_text(text + "\n")
+        with whole(Path(out)) as file:
+            file.write(f"{text}\n".encode())
     except OSError as error:
         raise UserError(f"--out: {out} cannot be written ({error.strerror})") from error

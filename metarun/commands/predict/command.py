@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from metarun.commands.predict.settings import SHARED, refuse_out, settings, whole
+from metarun.commands.predict.settings import SHARED, refuse_out, settings, whole_out
 from metarun.errors import UserError
 
 if TYPE_CHECKING:  # torch is imported once the line is found to be good
@@ -44,7 +44,7 @@ def command(words: list[str]) -> None:
     support, score = support_of(known, Path(values["support"]), model), Score()
     lines = table(support.names, score.counted(answers(model, support, asked)))
     if out:
-        with whole(out) as file:
+        with whole_out(out) as file:
             file.writelines(line.encode("utf-8", "surrogateescape") for line in lines)  # a name that is no UTF-8 stays as it is
     else:
         for line in lines:

@@ -5,7 +5,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from metarun.commands.predict.settings import SHARED, refuse_out, settings, whole
+from metarun.commands.predict.settings import SHARED, refuse_out, settings, whole_out
 from metarun.errors import UserError
 from metarun.text.units import counted
 
@@ -40,7 +40,7 @@ def command(words: list[str]) -> None:
     files = files_in("images", values["images"])
     model = trained(values)
     columns = embedded(model, files)
-    with whole(out) as file:
+    with whole_out(out) as file:
         write(file, columns, out.suffix)
     count, size = columns["features"].shape
     print(f"{out}: {counted(count, 'image')} of {len(files):,} files, {size} numbers each; images as {model.view}; {model.names[0]}")

@@ -1,6 +1,5 @@
 """The words of `metarun predict` and `metarun embed`: key=value, checked before torch is imported."""
 
-import os
 from argparse import RawDescriptionHelpFormatter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -9,6 +8,7 @@ from typing import IO
 
 from metarun.config.schema import CHOICES, near, refuse_unwritable
 from metarun.errors import UserError
+from metarun.runs.files import whole
 from metarun.text.words import Parser
 
 ALLOWED = {
@@ -48,21 +48,17 @@ def settings(command: str, about: str, epilog: str, words: Sequence[str], needed
 def refuse_out(out: Path) -> None:
     """Raises UserError if `out` is there already or cannot be written. Leaves nothing behind."""
     if out.exists():
-        raise UserError(f"out: {out} is there already; name another file, or remove it first")
+        raise UserError(f"out: {out} already exists; name another file, or remove it first")
     if not out.parent.is_dir():
-        raise UserError(f"out: {out} is in no folder that exists")
+        raise UserError(f"out: the folder of {out} does not exist")
     refuse_unwritable("out", out.parent)
 
 
 @contextmanager
-def whole(out: Path) -> Iterator[IO[bytes]]:
+def whole_out(out: Path) -> Iterator[IO[bytes]]:
     """A file to write to, which is `out` once all went well, and gone otherwise. Raises UserError if it cannot be written."""
-    draft = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     try:
-        with draft.open("wb") as file:
+        with whole(out) as file:
             yield file
-        draft.replace(out)
     except OSError as error:
         raise UserError(f"out: {out} cannot be written ({error.strerror})") from error
-    finally:
-        draft.unlink(missing_ok=True)

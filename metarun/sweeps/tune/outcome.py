@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 from optuna.trial import FrozenTrial, TrialState
 
 from metarun.config import compose
+from metarun.runs.files import whole
 from metarun.sweeps.tune.space import Space
 from metarun.sweeps.tune.trials import latest
 from metarun.text.grid import Column, grid
@@ -62,9 +63,8 @@ def write_recipe(folder: Path, space: Space, args: Namespace, number: int, best:
     ]
     path = folder / "experiment" / "best.yaml"
     path.parent.mkdir(exist_ok=True)
-    draft = path.with_suffix(".tmp")
-    draft.write_text("\n".join([*lines, recipe(space.words(best.params), args)]))
-    draft.replace(path)
+    with whole(path) as file:
+        file.write("\n".join([*lines, recipe(space.words(best.params), args)]).encode())
 
 
 def recipe(words: Sequence[str], args: Namespace) -> str:

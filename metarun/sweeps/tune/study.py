@@ -20,8 +20,9 @@ from metarun.config.changes import FREE_ON_RESUME
 from metarun.config.refusals import one_line
 from metarun.config.schema import flat, shown
 from metarun.errors import UserError
+from metarun.runs.files import Lock
 from metarun.sweeps.tune.space import Space, described
-from metarun.sweeps.tune.trials import locked, put_back
+from metarun.sweeps.tune.trials import put_back
 
 HEARTBEAT, GRACE = 5, 20
 """Seconds between two signs of life of a trial; seconds without one after which another process goes on with it."""
@@ -40,7 +41,7 @@ def opened(folder: Path, settings: Config, cfg: Config) -> Iterator[optuna.Study
         if settings["storage"]:  # the folder is not made for nothing
             sqlalchemy.create_engine(url).connect().close()
         folder.mkdir(parents=True, exist_ok=True)
-        with quiet(), locked(folder):  # of two processes one makes the tables
+        with quiet(), Lock(folder):  # of two processes one makes the tables
             storage = RDBStorage(url, patience, heartbeat_interval=HEARTBEAT, grace_period=GRACE, heartbeat_stale_trial_callback=put_back)
     except Exception as error:  # whatever a database's own driver raises
         raise UserError(f"tune.storage: cannot be opened ({one_line(str(error).split('(Background')[0])})") from error
@@ -91,7 +92,7 @@ def remember(study: optuna.Study, folder: Path, space: Space, cfg: Config) -> No
         "searched": {key: described(distribution) for key, distribution in space.dimensions.items()},
         "fixed": {key: value for key, value in flat(cfg).items() if key not in free},
     }
-    with locked(folder):
+    with Lock(folder):
         for name, now in facts.items():
             if name not in study.user_attrs:
                 study.set_user_attr(name, now)

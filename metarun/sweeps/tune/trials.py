@@ -1,6 +1,5 @@
 """The trials of a study: who does which, each in a process of its own, and what becomes of one that was interrupted."""
 
-import fcntl
 import logging
 import subprocess
 import time
@@ -8,7 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
 
 from optuna import Study, TrialPruned
 from optuna.samplers import BaseSampler
@@ -16,7 +14,8 @@ from optuna.storages import RetryHeartbeatStaleTrialCallback, fail_stale_trials
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from metarun.runs.catalogue import read_run
-from metarun.runs.status import FINISHED, held, read_json, state
+from metarun.runs.files import Lock, held
+from metarun.runs.status import FINISHED, read_json, state
 from metarun.sweeps import child
 from metarun.sweeps.job import explain, is_begun, words
 from metarun.sweeps.tune.space import Space
@@ -45,14 +44,14 @@ class Worker:
     sampler: Callable[[int], BaseSampler]
     flags: Sequence[str]
     done: Callable[[int, FrozenTrial], None]
-    turn: IO[str] = field(init=False)
+    turn: Lock = field(init=False)
     current: int = field(init=False)
 
     def work(self, timeout: float | None) -> None:
         """Does trials until there are as many as there are to be, those of other processes included, or `timeout` seconds are over."""
         begin = time.monotonic()
         while timeout is None or time.monotonic() - begin < timeout:
-            self.turn = locked(self.folder)  # until the trial is one of the study's: two processes do not both begin the last one
+            self.turn = Lock(self.folder)  # until the trial is one of the study's: two processes do not both begin the last one
             with self.turn:
                 trials = self.study.get_trials(deepcopy=False)
                 if len(latest(trials)) < self.trials or any(trial.state == TrialState.WAITING for trial in trials):
@@ -77,7 +76,7 @@ class Worker:
     def objective(self, trial: Trial) -> float:
         """The best accuracy on validation, in percent. Raises TrialPruned, or TrialFailed with what went wrong."""
         point, self.current = self.space.suggest(trial), trial.number
-        self.turn.close()
+        self.turn.release()
         number = first_number(self.study.trials[trial.number])
         folder = self.folder / "trials" / str(number)
         folder.mkdir(parents=True, exist_ok=True)
@@ -99,7 +98,7 @@ class Worker:
         return max(accuracies)
 
     def after(self, study: Study, trial: FrozenTrial) -> None:
-        with locked(self.folder):
+        with Lock(self.folder):
             self.done(first_number(trial), trial)
 
 
@@ -145,10 +144,3 @@ def first_number(trial: FrozenTrial) -> int:
 def latest(trials: Sequence[FrozenTrial]) -> dict[int, FrozenTrial]:
     """What became of every trial, by the number that it was begun with."""
     return {first_number(trial): trial for trial in trials}
-
-
-def locked(folder: Path) -> IO[str]:
-    """A file; until it is closed, no other process has it."""
-    file = open(folder / ".lock", "a")  # noqa: SIM115 -- the caller closes it
-    fcntl.flock(file, fcntl.LOCK_EX)
-    return file
