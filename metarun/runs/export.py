@@ -48,9 +48,8 @@ def export(run_dir: Path, folder: Path) -> Path:
 
 def placeless(words: Sequence[str]) -> list[str]:
     """The overrides without those that say where data or a teacher lie."""
-    return [
-        override.input_line for override in parse(list(words)) if override.key_or_group not in ("dataset.root", "algorithm.teacher.run")
-    ]
+    places = ("dataset.root", "algorithm.teacher.run")
+    return [str(override.input_line) for override in parse(list(words)) if override.key_or_group not in places]
 
 
 def anywhere(config: Mapping[str, Any]) -> dict[str, Any]:

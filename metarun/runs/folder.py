@@ -38,6 +38,8 @@ class Run:
         self.folder = folder
         (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
         self.lock = locked(folder)
+        for draft in (folder / "checkpoints").glob(".*.tmp"):  # of a process that was killed while it wrote
+            draft.unlink()
         self.metrics: IO[str] = open(folder / "metrics.csv", "a+", newline="")  # noqa: SIM115 -- open for the run's whole life
         self.metrics.truncate(metrics_bytes)
         self.metrics.seek(0, os.SEEK_END)

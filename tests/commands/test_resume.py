@@ -50,8 +50,9 @@ def outcome(folder: Path) -> tuple[dict[str, torch.Tensor], bytes, list[str]]:
 def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
     quiet, killed = tmp_path / "quiet", tmp_path / "killed"
     undisturbed = start(quiet)
-    draft, last, dice = killed / "checkpoints" / "last.tmp", killed / "checkpoints" / "last.pt", random.Random(0)
+    last, dice = killed / "checkpoints" / "last.pt", random.Random(0)
     process = start(killed)
+    draft = last.with_name(f".last.pt.{process.pid}.tmp")
     assert kill_when(process, lambda: last.exists() and draft.exists(), signal.SIGKILL) == -signal.SIGKILL  # while it writes
     for _ in range(2):  # at any moment
         process, seen = start(killed, f"resume={killed}"), lines(killed) + dice.randint(1, 6)
@@ -60,6 +61,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
     assert start(killed, f"resume={killed}").wait(timeout=120) == 0, printed(killed).read_text()
     (ours, metrics, files), (theirs, expected, others) = outcome(killed), outcome(quiet)
     assert metrics == expected and files == others
+    assert not list(killed.rglob("*.tmp"))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     again = start(killed, f"resume={killed}")  # a finished run has nothing left to do, and nothing to lose
     assert again.wait(timeout=120) == 0 and outcome(killed)[1] == expected

@@ -197,7 +197,7 @@ class Quick(Worker):
 
     def objective(self, trial: Trial) -> float:
         self.space.suggest(trial)
-        self.turn.close()
+        self.turn.release()
         time.sleep(0.02)
         return 0.0
 

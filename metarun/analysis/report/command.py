@@ -24,10 +24,10 @@ def command(words: list[str]) -> None:
     runs = find_runs(root)
     if not runs:
         raise UserError(f"no runs below {root}; metarun train makes one")
-    if out.is_dir() or not out.parent.is_dir():
-        raise UserError(
-            f"--out: {'' if out.is_dir() else 'the folder of '}{out} {'is a folder' if out.is_dir() else 'does not exist'}; expected a file to write"
-        )
+    if out.is_dir():
+        raise UserError(f"--out: {out} is a folder; expected a file to write")
+    if not out.parent.is_dir():
+        raise UserError(f"--out: the folder of {out} does not exist; expected a file to write")
     from metarun.analysis.report.page import page
 
     html = page(runs, root, args.episodes).encode()
