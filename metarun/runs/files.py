@@ -33,6 +33,12 @@ def whole(path: Path, durable: bool = False) -> Iterator[IO[bytes]]:
         raise
 
 
+def remove_drafts(folder: Path) -> None:
+    """Removes what killed processes were writing in a folder; only for a process that alone writes there."""
+    for draft in folder.glob(".*.tmp"):
+        draft.unlink()
+
+
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
     """A folder to fill, which is `path` once all went well, and is gone otherwise. Raises OSError if `path` exists by then."""

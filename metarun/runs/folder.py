@@ -15,7 +15,7 @@ import numpy as np
 from metarun.config.schema import flat, word
 from metarun.errors import TrainingError, UserError
 from metarun.runs.checkpoint import save_checkpoint
-from metarun.runs.files import Lock
+from metarun.runs.files import Lock, remove_drafts
 from metarun.runs.status import CUT_OFF, FAILED, FINISHED, RUNNING, read_json, report, whereabouts, write_json
 
 LOCK_PATIENCE = 1.0
@@ -38,8 +38,7 @@ class Run:
         self.folder = folder
         (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
         self.lock = locked(folder)
-        for draft in (folder / "checkpoints").glob(".*.tmp"):  # of a process that was killed while it wrote
-            draft.unlink()
+        remove_drafts(folder / "checkpoints")
         self.metrics: IO[str] = open(folder / "metrics.csv", "a+", newline="")  # noqa: SIM115 -- open for the run's whole life
         self.metrics.truncate(metrics_bytes)
         self.metrics.seek(0, os.SEEK_END)
