@@ -87,12 +87,6 @@ def _added(group: str) -> dict[str, Any]:
     return {key.removeprefix(group): value for key, value in SINCE_ADDED.items() if key.startswith(group)}
 
 
-def augments(config: Mapping[str, Any]) -> bool:
-    """Whether anything is made of `dataset.augment`, in training or in the test."""
-    task, protocol = config.get("task", {}), config.get("protocol", {})
-    return bool(config.get("algorithm", {}).get("augment") or task.get("augment") or protocol.get("views", 1) > 1)
-
-
 def changed(command: str, saved: dict[str, Any], choices: dict[str, Any], args: Namespace) -> tuple[DictConfig, dict[str, Any]]:
     """The saved config with the overridden nodes taken from a fresh composition; and what was overridden: group choices and values."""
     fresh = compose(command, args, {group: choice for group, choice in choices.items() if group != "experiment"})

@@ -26,7 +26,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from metarun.config import compose
 from metarun.config.aliases import BEFORE, renamed
-from metarun.config.changes import FREE_ON_RESUME, SINCE_ADDED, augments
+from metarun.config.changes import FREE_ON_RESUME, SINCE_ADDED
+from metarun.config.keys import augments
 from metarun.config.refusals import refusal
 from metarun.config.schema import flat, refuse_unwritable, shown
 from metarun.errors import TrainingError, UserError

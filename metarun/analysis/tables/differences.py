@@ -11,7 +11,8 @@ from hydra.utils import get_object
 from omegaconf import OmegaConf
 
 from metarun.analysis.tables.recipe import composed, text
-from metarun.config.changes import SINCE_ADDED, augments
+from metarun.config.changes import SINCE_ADDED
+from metarun.config.keys import augments
 from metarun.config.schema import flat
 from metarun.errors import UserError
 
