@@ -55,9 +55,8 @@ class Trainer:
     validate: values on the validation part, by name. measure: which of them decides, and which way is up. facts: what every checkpoint
     holds beside the training state. The other fields are the keys of train.yaml.
 
-    Afterwards `best` is None if no validation gave a finite value. Else it has the best `step`, its `value`, and in `misses` how many
-    validations came after it. `ranking` has (value, step) of the `keep_best` best, whose checkpoints are kept as `val-STEP` if they are
-    several.
+    Afterwards `best` has the best `step`, its `value` and the number of validations after it (`misses`); it is None if no value was
+    finite. `ranking` has (value, step) of the `keep_best` best, whose checkpoints are kept as `val-STEP` if they are several.
     """
 
     learner: MetaLearner
@@ -146,15 +145,13 @@ class Trainer:
         self.run.report(step=self.step, best=self.best and {key: self.best[key] for key in ("step", "value")})
         if self.keep_best > 1 and isfinite(value):
             self.rank(value)
-        said = " (best so far)" if better else ""
-        log.info("step %d: val %s %s%s", self.step, self.measure.name, self.measure.text(value), said)
+        log.info("step %d: val %s %s%s", self.step, self.measure.name, self.measure.text(value), " (best so far)" * better)
         self.clock = (time.perf_counter(), self.step)
 
     def rank(self, value: float) -> None:
         """Keeps the model if it is among the best; of equal ones the earlier."""
         up = -1 if self.measure.higher_is_better else 1
-        entries = sorted([*self.ranking, (value, self.step)], key=lambda entry: (up * entry[0], entry[1]))
-        self.ranking = entries[: self.keep_best]
+        self.ranking = sorted([*self.ranking, (value, self.step)], key=lambda entry: (up * entry[0], entry[1]))[: self.keep_best]
         if (value, self.step) in self.ranking:
             self.save(f"val-{self.step}")
 
@@ -194,9 +191,8 @@ class Trainer:
         """Goes back to where `checkpoint` was made, to the last bit."""
         kept = renewed(checkpoint)
         self.step, self.best, self.ranking = kept["step"], kept["best"], kept["ranking"]
-        self.learner.load_state_dict(kept["model"])
-        self.update.load_state_dict(kept["update"])
-        self.source.load_state_dict(kept["source"])
+        for name, part in (("model", self.learner), ("update", self.update), ("source", self.source)):
+            part.load_state_dict(kept[name])
         averages, place = kept["averages"], self.device.torch
         sums = {key: value.to(place) for key, value in averages["sums"].items()}
         bad = averages["bad_step"]
