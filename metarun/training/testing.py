@@ -48,7 +48,7 @@ def evaluate(cfg: Config, run_dir: Path) -> dict[str, Any]:
     record = _record(cfg, result, split, statistics, paths, checkpoint)
     record["cross_domain"] = other_dataset(cfg, checkpoint, table, data.source)
     if looked_at := min(protocol["diagnostics"], protocol["episodes"]):
-        record["diagnostics"] = {"episodes": looked_at, **diagnose(learner, split.tasks(0, looked_at), statistics, device)}
+        record["diagnostics"] = {"episodes": looked_at, **diagnose(learner, split.draw(0, looked_at), statistics, device)}
     _write(run_dir / "evaluations", record)
     log.info(
         "%s accuracy %.2f ± %.2f %% (%d episodes, %d-way %d-shot, %d queries a class, batch statistics: %s, step %d%s%s%s)",
@@ -109,12 +109,22 @@ def trained_classes(checkpoint: Mapping[str, Any]) -> int:
 
 def selected(run_dir: Path, protocol: Mapping[str, Any]) -> list[str]:
     """The names of the checkpoints that the protocol tests, the best first. Raises UserError if it wants more than the run kept."""
+    none = UserError(
+        f"protocol.selection: best_val is not allowed; no validation of {run_dir} gave a finite number, so that no checkpoint is the best; "
+        "protocol.selection=last tests the last one"
+    )
     if protocol["ensemble"] == 1:
-        return ["best" if protocol["selection"] == "best_val" else "last"]
+        name = "best" if protocol["selection"] == "best_val" else "last"
+        there = {path.stem for path in (run_dir / "checkpoints").glob("*.pt")}
+        if name not in there and "last" in there:
+            raise none
+        return [name]
     last = load_checkpoint(run_dir, "last")
     kept, keep_best = last.get("ranking", []), last["config"].get("keep_best", 1)
     if protocol["ensemble"] > keep_best:
         raise UserError(f"protocol.ensemble: {protocol['ensemble']} is not allowed; the run was trained with keep_best={keep_best}")
+    if not kept:
+        raise none
     if len(kept) < protocol["ensemble"]:
         log.warning("there were %d validations only; testing the mean of %d checkpoints", len(kept), len(kept))
     return [f"val-{step}" for _, step in kept[: protocol["ensemble"]]]
