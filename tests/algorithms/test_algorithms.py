@@ -27,7 +27,7 @@ def test_the_groups_are_found() -> None:
 
 def learner_of(path: Path) -> FewShotLearner:
     torch.manual_seed(0)
-    cfg = composed(f"algorithm={path.stem}", "task.ways=3")
+    cfg = composed(f"algorithm={path.stem}", "backbone=conv4", "task.ways=3")
     cfg["backbone"] |= {"image_size": 16, "widths": [4, 6], "film_block": 1 if path.stem == "cavia" else None, "context": 3}
     return make_learner(cfg, Device("cpu"), classes=3).double()
 

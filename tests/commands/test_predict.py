@@ -28,7 +28,10 @@ from metarun.training.build import make_learner
 ALGORITHMS = sorted(path.stem for path in (CONF / "algorithm").rglob("*.yaml"))
 SHOTS = {"ant": 1, "bee": 3, "cat": 2}
 SIZE = 16
-NET = ("backbone.widths=[4,4]", f"dataset.image_size={SIZE}", "task.ways=3", "device=cpu", "device.threads=1", "device.keep_memory=false")
+NET = (
+    *("backbone=conv4", "backbone.widths=[4,4]", f"dataset.image_size={SIZE}", "task.ways=3"),
+    *("device=cpu", "device.threads=1", "device.keep_memory=false"),
+)
 
 
 def model(folder: Path, *words: str) -> FewShotLearner:
