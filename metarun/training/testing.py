@@ -15,13 +15,13 @@ from metarun.classification.diagnostics import diagnose
 from metarun.classification.evaluation import Result
 from metarun.classification.evaluation import evaluate as score
 from metarun.config.aliases import BEFORE, renamed
-from metarun.data.source import Source
 from metarun.data.table import ImageTable
 from metarun.errors import UserError
 from metarun.nn.device import Device
 from metarun.runs.checkpoint import file_sha256, load_checkpoint, versions
 from metarun.runs.status import now, write_json
 from metarun.training.build import Config, Data, Split, make_learner, refuse_augmentation, refuse_overlap, refuse_ways
+from metarun.training.origin import dataset_name, identity, other_dataset, other_images, remark
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,9 @@ def evaluate(cfg: Config, run_dir: Path) -> dict[str, Any]:
     result = score(learner, split.episodes, split.pixels, protocol["episodes"], statistics, device, "test", protocol["views"])
     paths = [run_dir / "checkpoints" / f"{name}.pt" for name in names]
     record = _record(cfg, result, split, statistics, paths, checkpoint)
-    record["cross_domain"] = other_dataset(cfg, checkpoint, table, data.source)
+    record["dataset"] = identity(cfg, data.source)
+    record["cross_domain"] = other_dataset(cfg, checkpoint, data.source)
+    record["other_images"] = None if record["cross_domain"] else other_images(checkpoint, data.source)
     if looked_at := min(protocol["diagnostics"], protocol["episodes"]):
         record["diagnostics"] = {"episodes": looked_at, **diagnose(learner, split.draw(0, looked_at), statistics, device)}
     _write(run_dir / "evaluations", record)
@@ -56,7 +58,7 @@ def evaluate(cfg: Config, run_dir: Path) -> dict[str, Any]:
         *(record["ways"], record["shots"], record["queries"], statistics, checkpoint["step"]),
         f", mean of {len(names)} checkpoints" if len(names) > 1 else "",
         f", mean of {protocol['views']} views" if protocol["views"] > 1 else "",
-        f", trained on {record['trained_on']['dataset']}, not on {dataset_name(cfg)}" if record["cross_domain"] else "",
+        remark(cfg, checkpoint, record),
     )
     return record
 
@@ -69,26 +71,6 @@ def refuse_other_images(table: ImageTable, trained: Sequence[int]) -> None:
         raise UserError(
             f"dataset: its images are {table.images.shape[1:]} (height, width, channels), the run's were {(height, width, channels)}{hint}"
         )
-
-
-def other_dataset(cfg: Config, checkpoint: Mapping[str, Any], table: ImageTable, source: Any) -> bool:
-    """Whether the test's images are not of the dataset that was trained on: of another kind, or of the same from another place.
-
-    The same images read otherwise (another size or filter) are known by the names of the classes.
-    """
-    ours, trained = cfg["dataset"], checkpoint["config"]["dataset"]
-    if ours["_target_"] != trained["_target_"]:
-        return True
-    if table.fingerprint == checkpoint["data"]["fingerprint"]:
-        return False
-    keys = {key for key in {*ours, *trained} if ours.get(key) != trained.get(key)}
-    names = source.table.names if isinstance(source, Source) else table.names
-    return keys <= {"root", "residency", "download"} or not set(checkpoint["data"]["classes"]) <= set(names)
-
-
-def dataset_name(cfg: Config) -> str:
-    """The module of a configuration's dataset, which is named like its YAML."""
-    return str(cfg["dataset"]["_target_"]).split(".")[-2]
 
 
 def trained_learners(cfg: Config, run_dir: Path, checkpoints: Sequence[Mapping[str, Any]], device: Device) -> list[FewShotLearner]:
