@@ -148,12 +148,15 @@ def _record(
     }
 
 
-def _write(folder: Path, record: Mapping[str, Any]) -> None:
-    """One file per protocol: what identifies a number, apart from the number, names it."""
-    identity = [record[key] for key in ("episodes_sha256", "batch_norm", "data_fingerprint", "checkpoint", "checkpoint_step")]
+def record_name(record: Mapping[str, Any]) -> str:
+    """The name of a record's file, one per protocol: a hash of what identifies a number, apart from the number."""
+    named = [record[key] for key in ("episodes_sha256", "batch_norm", "data_fingerprint", "checkpoint", "checkpoint_step")]
     dataset = {key: value for key, value in record["config"]["dataset"].items() if key not in ("root", "residency")}
-    identity += [dataset, renamed(record["config"]["algorithm"], BEFORE), record["config"]["device"]["precision"]]
-    identity += [record["views"]] if record["views"] > 1 else []  # not of one view, whose files keep their names of before
-    name = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+    named += [dataset, renamed(record["config"]["algorithm"], BEFORE), record["config"]["device"]["precision"]]
+    named += [record["views"]] if record["views"] > 1 else []  # not of one view, whose files keep their names of before
+    return hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:16] + ".json"
+
+
+def _write(folder: Path, record: Mapping[str, Any]) -> None:
     folder.mkdir(exist_ok=True)
-    write_json(folder / f"{name}.json", record)
+    write_json(folder / record_name(record), record)
