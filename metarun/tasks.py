@@ -1,30 +1,38 @@
-"""What a task is, and what learns from it.
+"""What a task is, what learns from it, and what a step does.
 
 Shape legend, used everywhere: T tasks, N ways, K shots, Q queries per class, n examples of one task (N·K or N·Q),
 C, H, W an image, D features.
 """
 
-from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 
 Metrics = dict[str, Tensor]
-"""Named scalars on the device, averages over the tasks of a batch."""
+"""Values (T,) per task, in the order of the tasks, on the device. Means come last, where they are logged."""
 
 Predictor = Callable[[Tensor], Tensor]
 """Query images (T, n, C, H, W) to class scores (T, n, N)."""
 
 
 class Tasks(Protocol):
-    """What one step is made of, as far as the trainer is concerned: so many tasks, of which it may take a few at a time."""
+    """What one step is made of."""
+
+    @property
+    def importance(self) -> Tensor | None:
+        """Weights (T,) by which the update multiplies the losses. None: 1 each."""
 
     def __len__(self) -> int: ...
 
-    def chunks(self, size: int) -> "Iterator[Any]":
-        """The same tasks, at most `size` at a time."""
+    def chunks(self, size: int) -> "Iterator[Tasks]":
+        """The same tasks, at most `size` at a time. A chunk can be cut again."""
+
+    def tensors(self) -> Any:
+        """What the learner's `meta_loss` takes."""
 
 
 @dataclass(frozen=True)
@@ -37,17 +45,19 @@ class Examples:
     x: Tensor
     y: Tensor
     ways: int
+    importance: Tensor | None = None
 
     def __len__(self) -> int:
         return self.x.shape[0]
 
     def tasks(self, start: int, stop: int) -> "Examples":
-        return Examples(self.x[start:stop], self.y[start:stop], self.ways)
+        return Examples(self.x[start:stop], self.y[start:stop], self.ways, _some(self.importance, start, stop))
 
     def chunks(self, size: int) -> "Iterator[Examples]":
-        """The same tasks, at most `size` at a time."""
-        for start in range(0, len(self), size):
-            yield self.tasks(start, start + size)
+        return (self.tasks(start, start + size) for start in range(0, len(self), size))
+
+    def tensors(self) -> "Examples":
+        return self
 
 
 @dataclass(frozen=True)
@@ -56,22 +66,126 @@ class Episode:
 
     support: Examples
     query: Examples
+    importance: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.support)
 
-    def chunks(self, size: int) -> Iterator["Episode"]:
-        """The same tasks, at most `size` at a time."""
-        for start in range(0, len(self), size):
-            yield Episode(self.support.tasks(start, start + size), self.query.tasks(start, start + size))
+    def tasks(self, start: int, stop: int) -> "Episode":
+        return Episode(self.support.tasks(start, stop), self.query.tasks(start, stop), _some(self.importance, start, stop))
+
+    def chunks(self, size: int) -> "Iterator[Episode]":
+        return (self.tasks(start, start + size) for start in range(0, len(self), size))
+
+    def tensors(self) -> "Episode":
+        return self
+
+
+def _some(importance: Tensor | None, start: int, stop: int) -> Tensor | None:
+    return None if importance is None else importance[start:stop]
+
+
+class Stateful(ABC):  # noqa: B024 -- its heirs have the abstract methods
+    """What has a part in a checkpoint; by default an empty one."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:  # noqa: B027 -- most have no state
+        """Takes back what `state_dict` gave."""
+
+
+class TaskSource(Stateful):
+    """Numbered tasks: a pure function of (seed, part, index), and of the source's own state if it has one."""
+
+    @abstractmethod
+    def draw(self, first: int, count: int) -> Tasks:
+        """Tasks `first` to `first + count - 1`; fewer where some are not to be had."""
+
+    @abstractmethod
+    def sha256(self, count: int) -> str:
+        """The hash of the first `count` tasks."""
+
+    def feedback(self, first: int, metrics: Metrics) -> None:
+        """Called after every step with what the update returned for the tasks from `first` on, `losses` among it."""
 
 
 class MetaLearner(nn.Module):
-    """All that the trainer knows of a method; tasks may be of any kind that the method understands."""
+    """All that an update knows of a method; tasks may be of any kind that the method understands."""
 
     def begin_step(self, step: int) -> None:
-        """Called before the first `meta_loss` of every step, counted from 0, for methods that change as training goes on."""
+        """Called by the outermost update before the first `meta_loss` of every step, counted from 0."""
 
     @abstractmethod
     def meta_loss(self, tasks: Any) -> tuple[Tensor, Metrics]:
-        """The loss whose gradient is the meta-gradient, mean over tasks, and the metrics, `loss` among them."""
+        """Losses (T,), the gradient of whose mean is the meta-gradient, and metrics; `loss` is among them if another is to be shown."""
+
+    def beside_parameters(self) -> dict[str, Tensor]:
+        """A copy of the state that a forward pass can move: running statistics and the like. `load_state_dict` takes it (not strict)."""
+        parameters = dict(self.named_parameters())
+        return {name: value.clone() for name, value in self.state_dict().items() if name not in parameters}
+
+
+class Update(Stateful):
+    """One step of meta-training."""
+
+    @abstractmethod
+    def __call__(self, tasks: Tasks, step: int) -> Metrics:
+        """Calls the learner's `begin_step` once, then does all of the step. Returns `losses`, which were descended, `loss`, which is
+        shown, and the other metrics; an entry with more axes than (T,) is for the source alone."""
+
+    def shown(self) -> Mapping[str, float]:
+        """What TensorBoard shows beside the averages: rates, bytes."""
+        return {}
+
+
+class GradientUpdate(Update):
+    """An update in two halves: a gradient, and what is done with it."""
+
+    learner: MetaLearner
+
+    @abstractmethod
+    def gradient(self, tasks: Tasks, step: int) -> Metrics:
+        """Leaves the gradient in `grad`, in fp16 times the scaler's factor. Never calls `begin_step`: a step may ask several times."""
+
+    @abstractmethod
+    def apply(self, step: int) -> None:
+        """Moves the parameters by their `grad`: unscales, clips, lets the optimizer and the schedule make a step."""
+
+    def __call__(self, tasks: Tasks, step: int) -> Metrics:
+        self.learner.begin_step(step)
+        metrics = self.gradient(tasks, step)
+        self.apply(step)
+        return metrics
+
+
+class Wrapper(GradientUpdate):
+    """An update round another one, `inner`; an heir is as `inner` in all that it does not override."""
+
+    def __init__(self, inner: GradientUpdate) -> None:
+        self.inner, self.learner = inner, inner.learner
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """The learner's parameters that have a gradient."""
+        return [parameter for parameter in self.learner.parameters() if parameter.grad is not None]
+
+    def gradient(self, tasks: Tasks, step: int) -> Metrics:
+        return self.inner.gradient(tasks, step)
+
+    def apply(self, step: int) -> None:
+        self.inner.apply(step)
+
+    def shown(self) -> Mapping[str, float]:
+        return self.inner.shown()
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.inner.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.inner.load_state_dict(state)
+
+
+def joined(parts: Sequence[Metrics]) -> Metrics:
+    """The metrics of all tasks, from those of some at a time."""
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}

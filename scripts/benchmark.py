@@ -112,7 +112,7 @@ def ours(case: Case, root: Path, precision: str, threads: int) -> tuple[Run, Run
     split = Split(Episodes(table, case.ways, case.shots, case.queries, 0, "train"), Pixels(table, device))
     first = iter(range(0, 10**9, case.tasks))
     if case.kind == "load":
-        return lambda: split.tasks(next(first), case.tasks), None
+        return lambda: split.draw(next(first), case.tasks), None
     if case.net == "resnet12":
         net = ResNet12(case.channels, case.size, features="mean", drop=0.0)
     else:
@@ -134,7 +134,7 @@ def ours(case: Case, root: Path, precision: str, threads: int) -> tuple[Run, Run
 
     @torch.no_grad()
     def test() -> None:
-        episode = split.tasks(next(first), case.tasks)
+        episode = split.draw(next(first), case.tasks)
         with device.autocast():
             maml.adapt(episode.support, "query")(episode.query.x).argmax(-1)
 
@@ -149,8 +149,8 @@ def training(learner, split: "Split", first, case: Case, device: "Device") -> Ru
     def step() -> None:
         optimizer.zero_grad()
         with device.autocast():
-            loss, _ = learner.meta_loss(split.tasks(next(first), case.tasks))
-        loss.backward()
+            losses, _ = learner.meta_loss(split.draw(next(first), case.tasks))
+        losses.mean().backward()
         optimizer.step()
 
     return step
@@ -162,7 +162,7 @@ def backbone_alone(net, split: "Split", case: Case, device: "Device") -> Run:  #
 
     from metarun.nn.batch_norm import normalise_by
 
-    images = split.tasks(0, case.tasks).query.x
+    images = split.draw(0, case.tasks).query.x
     weights = {name: value.detach().expand(case.tasks, *value.shape).clone().requires_grad_() for name, value in net.named_parameters()}
 
     def run() -> None:

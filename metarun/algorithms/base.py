@@ -44,7 +44,7 @@ class FewShotLearner(MetaLearner):
         yield self.adapt(support, statistics)
 
     def meta_loss(self, episode: Episode) -> tuple[Tensor, Metrics]:
-        """Cross-entropy of the queries after adaptation, mean over tasks and queries, with `loss` and `accuracy` in [0, 1]."""
+        """Per task (T,): the queries' mean cross-entropy after adaptation, and `accuracy` in [0, 1]."""
         return score(self.adapt(episode.support)(episode.query.x), episode.query.y)
 
 
@@ -65,9 +65,17 @@ def accuracies(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def score(logits: Tensor, labels: Tensor) -> tuple[Tensor, Metrics]:
-    """Mean cross-entropy of logits (T, n, N) against labels (T, n), and the metrics of a batch of tasks."""
-    loss = cross_entropy(logits, labels)
-    return loss, {"loss": loss.detach(), "accuracy": (logits.detach().argmax(-1) == labels).float().mean()}
+    """Of logits (T, n, N) and labels (T, n): every task's mean cross-entropy (T,), and `accuracy` (T,) in [0, 1]."""
+    return task_losses(logits, labels), {"accuracy": accuracies(logits.detach(), labels)}
+
+
+def task_losses(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
+    """Every task's mean cross-entropy (T,) of logits (T, n, N) against labels (T, n), in float32 at least.
+
+    smoothing: the share of a label that goes evenly to all classes, the right one among them.
+    """
+    each = F.cross_entropy(full(logits).flatten(0, 1), labels.flatten(), reduction="none", label_smoothing=smoothing)
+    return each.view_as(labels).mean(1)
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, reduction: str = "mean") -> Tensor:

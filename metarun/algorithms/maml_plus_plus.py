@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from metarun.algorithms.base import cross_entropy, require, score
+from metarun.algorithms.base import require, score, task_losses
 from metarun.algorithms.maml import MAML, HeadInit
 from metarun.backbones.base import Backbone
 from metarun.tasks import Episode, Metrics
@@ -88,16 +88,16 @@ class MAMLPlusPlus(MAML):
         return {name: values[min(step, len(values) - 1)] for name, values in zip(self.norms, self.norms_by_step, strict=True)}
 
     def meta_loss(self, episode: Episode) -> tuple[Tensor, Metrics]:
-        """The weighted sum of the queries' losses after every inner step, while that is due; the metrics are those after the last."""
+        """The weighted sum of the queries' losses after every inner step, while that is due; `accuracy` is that after the last."""
         if self.meta_step >= self.multi_step_loss:
             return super().meta_loss(episode)
         _, *predictors = self.trajectory(episode.support)
         *earlier, last = [predictor(episode.query.x) for predictor in predictors]
-        loss, metrics = score(last, episode.query.y)
+        losses, metrics = score(last, episode.query.y)
         weights = step_weights(self.steps[True], self.meta_step / self.multi_step_loss)
-        total = weights[-1] * loss
+        total = weights[-1] * losses
         for weight, logits in zip(weights, earlier, strict=False):
-            total = total + weight * cross_entropy(logits, episode.query.y)
+            total = total + weight * task_losses(logits, episode.query.y)
         return total, metrics
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from metarun.algorithms.base import MetricLearner, require, score
+from metarun.algorithms.base import MetricLearner, accuracies, require, task_losses
 from metarun.algorithms.solvers.crammer_singer import crammer_singer
 from metarun.algorithms.solvers.ridge import ridge
 from metarun.backbones.base import Backbone
@@ -62,12 +62,8 @@ class MetaOptNet(MetricLearner):
         return x.mT @ crammer_singer(gram, member.mT, self.c, self.iterations).mT.to(x.dtype)
 
     def meta_loss(self, episode: Episode) -> tuple[Tensor, Metrics]:
-        """As in the base class, with smoothed labels; the metrics are those of the labels themselves."""
+        """As in the base class, with smoothed labels."""
         known, asked = self.embed_together(episode)
         logits, labels = self._compare(known)(asked), episode.query.y
-        loss, metrics = score(logits, labels)
-        if self.label_smoothing == 0:
-            return loss, metrics
-        # torch's share goes to all classes, the right one too
-        share = self.label_smoothing * known.ways / (known.ways - 1)
-        return F.cross_entropy(logits.flatten(0, 1), labels.flatten(), label_smoothing=share), metrics
+        share = self.label_smoothing * known.ways / (known.ways - 1)  # torch's share goes to all classes, the right one too
+        return task_losses(logits, labels, share), {"accuracy": accuracies(logits.detach(), labels)}

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from metarun.algorithms.base import MetricLearner, full, require
+from metarun.algorithms.base import MetricLearner, accuracies, full, require
 from metarun.backbones.base import Backbone
 from metarun.errors import UserError
 from metarun.nn.batch_norm import query_outputs
@@ -55,10 +55,10 @@ class RelationNet(MetricLearner):
         return lambda query: self._relate(known, self._each(support.x, query, statistics), statistics)
 
     def meta_loss(self, episode: Episode) -> tuple[Tensor, Metrics]:
-        """Mean square of the differences between relations and labels (1 for the right class, else 0), and the metrics."""
+        """Per task (T,): the mean square of the differences between relations and labels (1: the right class, else 0), and `accuracy`."""
         relations, labels = self.adapt(episode.support)(episode.query.x), episode.query.y
-        loss = F.mse_loss(relations, F.one_hot(labels, episode.query.ways).to(relations.dtype))
-        return loss, {"loss": loss.detach(), "accuracy": (relations.detach().argmax(-1) == labels).float().mean()}
+        squares = F.mse_loss(relations, F.one_hot(labels, episode.query.ways).to(relations.dtype), reduction="none")
+        return squares.flatten(1).mean(1), {"accuracy": accuracies(relations.detach(), labels)}
 
     def _relate(self, support: Examples, query: Tensor, statistics: str) -> Tensor:
         """Relations (T, n, N) of embeddings, the relation module of each task normalised by `statistics` of its own."""

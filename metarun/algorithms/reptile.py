@@ -66,18 +66,18 @@ class Reptile(FewShotLearner):
         return lambda query: query_outputs(self.net, weights, support.x, query, statistics, support.x.shape[0])
 
     def meta_loss(self, episode: Episode) -> tuple[Tensor, Metrics]:
-        """A loss of which only the gradient means something: it is theta - mean_T phi_T, so that SGD with rate epsilon is the update.
+        """Per task (T,): |theta - phi_T|² / 2. The mean's gradient is theta - mean_T phi_T, so that SGD with rate epsilon is the update.
 
-        The metrics are those of the queries after adaptation, which the gradient does not know of.
+        The metrics, `loss` among them, are those of the queries after adaptation, which the gradient does not know of.
         """
         support, query = episode.support, episode.query
         weights, moments = self._inner_loop(support)
         with torch.no_grad():
             self.moment.move(moments, self.steps[self.training])
-            _, metrics = score(query_outputs(self.net, weights, support.x, query.x, "track", len(episode)), query.y)
-            reached = torch.cat([value.mean(0).flatten() for value in weights.values()])
+            shown, metrics = score(query_outputs(self.net, weights, support.x, query.x, "track", len(episode)), query.y)
+            reached = torch.cat([value.flatten(1) for value in weights.values()], 1)
         start = torch.cat([value.flatten() for value in self.net.parameters()])
-        return (start - reached).square().sum() / 2, metrics
+        return (start - reached).square().sum(1) / 2, {"loss": shown, **metrics}
 
     @torch.no_grad()
     def _inner_loop(self, support: Examples) -> tuple[dict[str, Tensor], list[Tensor]]:

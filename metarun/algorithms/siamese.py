@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from metarun.algorithms.base import MetricLearner, require
+from metarun.algorithms.base import MetricLearner, accuracies, require
 from metarun.backbones.base import Backbone
 from metarun.nn.layers import Linear
 from metarun.tasks import Episode, Examples, Metrics, Predictor
@@ -33,13 +33,12 @@ class Siamese(MetricLearner):
         return lambda query: self._scores(self.similarity(query, support.x), support)
 
     def meta_loss(self, episode: Episode) -> tuple[Tensor, Metrics]:
-        """Binary cross-entropy of all pairs of a query and a support image, mean over tasks and pairs, and the metrics."""
+        """Per task (T,): the mean binary cross-entropy of all pairs of a query and a support image, and `accuracy`."""
         known, asked = self.embed_together(episode)
         pairs = self.similarity(asked, known.x)
         same = episode.query.y.unsqueeze(2) == known.y.unsqueeze(1)
-        loss = F.binary_cross_entropy_with_logits(pairs, same.to(pairs.dtype))
-        right = self._scores(pairs.detach(), known).argmax(-1) == episode.query.y
-        return loss, {"loss": loss.detach(), "accuracy": right.float().mean()}
+        each = F.binary_cross_entropy_with_logits(pairs, same.to(pairs.dtype), reduction="none")
+        return each.flatten(1).mean(1), {"accuracy": accuracies(self._scores(pairs.detach(), known), episode.query.y)}
 
     def _scores(self, pairs: Tensor, support: Examples) -> Tensor:
         members = F.one_hot(support.y, support.ways).mT.unsqueeze(1)

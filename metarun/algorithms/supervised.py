@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
-from metarun.algorithms.base import MetricLearner, class_means, require
+from metarun.algorithms.base import MetricLearner, accuracies, class_means, require, task_losses
 from metarun.algorithms.solvers.heads import Kind, unit
 from metarun.algorithms.teacher import Teacher
 from metarun.backbones.base import Backbone
@@ -66,19 +66,19 @@ class SupervisedLearner(MetricLearner):
             self.expert({"classes": list(classes), "image": list(image)})
 
     def meta_loss(self, tasks: Examples | Episode) -> tuple[Tensor, Metrics]:
-        """The loss of mini-batches (T, B, C, H, W), mean over all images, with `loss` and `accuracy` over the training classes."""
+        """Per mini-batch (T,) of images (T, B, C, H, W): the mean loss, and `accuracy` over the training classes."""
         if not isinstance(tasks, Examples):
             raise TypeError(f"{type(self).__name__} learns from mini-batches of all classes, not from episodes")
-        embedded, labels = self.embed(tasks.x, "track"), tasks.y.flatten()
+        embedded = self.embed(tasks.x, "track")
         self.observe(embedded.detach())
-        scores = self.class_scores(embedded).flatten(0, 1)
-        loss = F.cross_entropy(scores, labels, label_smoothing=self.label_smoothing)
+        scores = self.class_scores(embedded)
+        losses = task_losses(scores, tasks.y, self.label_smoothing)
         if self.teacher.run:
             with torch.no_grad():
                 expert = self.expert().to(embedded)  # not to half precision, which is for activations
-                targets = expert.class_scores(expert.embed(tasks.x)).flatten(0, 1)
-            loss = self.teacher.mixed(loss, scores, targets)
-        return loss, {"loss": loss.detach(), "accuracy": (scores.detach().argmax(1) == labels).float().mean()}
+                targets = expert.class_scores(expert.embed(tasks.x))
+            losses = self.teacher.mixed(losses, scores, targets)
+        return losses, {"accuracy": accuracies(scores.detach(), tasks.y)}
 
     def classify(self, support: Examples) -> Predictor:
         """By cosines to the class means of the support; most methods have a head of their own."""

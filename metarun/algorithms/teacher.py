@@ -45,11 +45,11 @@ class Teacher:
             raise UserError(f"algorithm.teacher.run: {self.run} was trained on images of {sizes[0]}; expected {sizes[1]}")
         return learner
 
-    def mixed(self, loss: Tensor, scores: Tensor, targets: Tensor) -> Tensor:
-        """(1 - share) loss + share τ² KL, where KL is from the teacher's `targets` (n, N) to `scores`, mean over n."""
-        log_student, log_teacher = (F.log_softmax(x / self.temperature, 1) for x in (scores, targets))
-        distance = F.kl_div(log_student, log_teacher, reduction="batchmean", log_target=True)
-        return (1 - self.share) * loss + self.share * self.temperature**2 * distance
+    def mixed(self, losses: Tensor, scores: Tensor, targets: Tensor) -> Tensor:
+        """Per mini-batch (T,): (1 - share) losses + share τ² KL; KL is from the teacher's `targets` (T, n, N) to `scores`, mean over n."""
+        log_student, log_teacher = (F.log_softmax(x / self.temperature, -1) for x in (scores, targets))
+        distances = F.kl_div(log_student, log_teacher, reduction="none", log_target=True).sum(-1).mean(1)
+        return (1 - self.share) * losses + self.share * self.temperature**2 * distances
 
 
 def _load(run: Path, classes: int) -> "tuple[FewShotLearner, Mapping[str, Any]]":

@@ -12,7 +12,9 @@ from metarun.algorithms.base import FewShotLearner, MetricLearner, accuracies, c
 from metarun.data.episodes import Draws, Episodes, Pixels
 from metarun.nn.device import Device
 from metarun.tasks import Examples
+from metarun.text.measure import Measure
 
+ACCURACY = Measure("accuracy", "%", higher_is_better=True)
 PIXELS_AT_ONCE = 2**20
 """Of the images that go through the network together: enough to keep a device busy, with less memory than training takes."""
 EMBEDDINGS_AT_ONCE = 2**14

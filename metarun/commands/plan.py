@@ -32,9 +32,10 @@ def plan(cfg: Config, run_dir: Path) -> Iterator[str]:
     for when, what, images in parts(job.learner, cfg):
         yield f"{when:13}{what}: {images:,} images"
     before = job.device.used_memory()
+    job.update.scheduler = ConstantLR(job.update.optimizer, factor=1.0)  # a schedule may end with the run, and the rate takes no time
     found = step_seconds(trainer)
     step, peak = sum(found) / len(found), job.device.peak_memory()
-    at_once = min(trainer.gradient.tasks_per_chunk, tasks)
+    at_once = min(job.update.tasks_per_chunk or tasks, tasks)
     more = f"{size(max(0, peak - before))} more than before the first step"
     yield f"memory       {size(peak)} {job.device.memory_kind} at most, {more}; {counted(at_once, 'task')} at once"
     unit = "batches" if job.learner.supervised_steps is None else "tasks"
@@ -67,7 +68,6 @@ def parts(learner: FewShotLearner, cfg: Config) -> Iterator[tuple[str, str, int]
 def step_seconds(trainer: Trainer) -> list[float]:
     """Seconds a step at up to five points between the first step and the last: a method may change as training goes on."""
     trainer.learner.train()
-    trainer.scheduler = ConstantLR(trainer.optimizer, factor=1.0)  # a schedule may end with the run, and the rate takes no time
     begin, found = time.perf_counter(), list[float]()
     seconds(trainer, 0, 1)  # makes the optimizer's state, chooses kernels, finds the chunk that fits
     trainer.device.reset_peak_memory()

@@ -12,6 +12,7 @@ from typing import Any
 
 from metarun.algorithms.base import FewShotLearner
 from metarun.classification.diagnostics import QUICK_MODES, diagnose, scalars
+from metarun.classification.evaluation import ACCURACY
 from metarun.classification.evaluation import evaluate as score
 from metarun.classification.picture import episode_figure
 from metarun.config.schema import word
@@ -19,16 +20,14 @@ from metarun.errors import UserError
 from metarun.nn.device import Device
 from metarun.runs.checkpoint import load_checkpoint, newest, versions
 from metarun.runs.folder import Run, refuse_taken
-from metarun.training.build import Config, Data, Split, make_learner, make_optimizer, refuse_unfit
+from metarun.training.build import Config, Data, Split, make_learner, make_update, refuse_unfit
+from metarun.training.gradient import MetaGradient
 from metarun.training.testing import evaluate
 from metarun.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-LOOP = (
-    *("steps", "tasks_per_step", "tasks_per_chunk", "val_every", "log_every", "checkpoint_every", "keep_best", "patience"),
-    *("clip_value", "clip_norm"),
-)
+LOOP = (*("steps", "tasks_per_step", "val_every", "log_every", "checkpoint_every", "keep_best", "patience"),)
 
 
 @dataclass(frozen=True)
@@ -37,6 +36,7 @@ class Job:
 
     device: Device
     learner: FewShotLearner
+    update: MetaGradient
     validation: Split | None
     trainer: partial[Trainer]
     facts: Mapping[str, Any]
@@ -54,7 +54,7 @@ def prepare(cfg: Config, run_dir: Path, choices: Mapping[str, str] | None = None
     training = data.training(learner)
     validation = data.protocol("val") if cfg["val_every"] else None
     table = training.batches.table
-    optimizer, scheduler = make_optimizer(cfg, learner.parameters())
+    update = make_update(cfg, learner, device)
     facts = {
         "config": {**json.loads(json.dumps(cfg)), "resume": None},
         "choices": dict(choices or {}),
@@ -63,13 +63,13 @@ def prepare(cfg: Config, run_dir: Path, choices: Mapping[str, str] | None = None
         "versions": versions(),
     }
     checkpoint = load_checkpoint(run_dir, newest(run_dir)) if cfg["resume"] else None
-    if checkpoint and "optimizer" not in checkpoint:
+    if checkpoint and not {"update", "optimizer"} & checkpoint.keys():
         raise UserError(f"resume: {run_dir} holds a model to be tested, without the state of its training")
     if checkpoint and checkpoint["data"] != facts["data"]:
         raise UserError(f"dataset.root: the images or classes are not those of {run_dir}; a run goes on with its own data only")
     loop = {name: cfg[name] for name in LOOP}
-    trainer = partial(Trainer, learner, optimizer, scheduler, device, training.tasks, facts=facts, **loop)
-    return Job(device, learner, validation, trainer, facts, checkpoint)
+    trainer = partial(Trainer, learner, update, device, training, measure=ACCURACY, facts=facts, **loop)
+    return Job(device, learner, update, validation, trainer, facts, checkpoint)
 
 
 def train(cfg: Config, run_dir: Path, choices: Mapping[str, str] | None = None) -> dict[str, Any]:
@@ -85,7 +85,7 @@ def train(cfg: Config, run_dir: Path, choices: Mapping[str, str] | None = None) 
             trainer.load(job.checkpoint)
         trainer.fit()
         if not cfg["test"]:
-            return {"accuracy": trainer.best["accuracy"] if trainer.best["step"] else float("nan")}
+            return {"accuracy": trainer.best["value"] if trainer.best else float("nan")}
         record = evaluate(cfg, run_dir)
         run.log(trainer.step, record["split"], {"accuracy": record["accuracy"]})
         run.conclude(cfg, record["accuracy"])
@@ -114,9 +114,9 @@ def _validate(cfg: Config, job: Job, run: Run, step: int) -> dict[str, float]:
     count = cfg["protocol"]["val_episodes"]
     views = cfg["protocol"]["views"]
     result = score(job.learner, job.validation.episodes, job.validation.pixels, count, statistics, job.device, "val", views)
-    run.picture(step, "val/episode", episode_figure(job.learner, job.validation.tasks(0, 1), statistics, job.device))
+    run.picture(step, "val/episode", episode_figure(job.learner, job.validation.draw(0, 1), statistics, job.device))
     if looked_at := min(cfg["protocol"]["diagnostics"], count):
-        diagnosis = diagnose(job.learner, job.validation.tasks(0, looked_at), statistics, job.device, QUICK_MODES)
+        diagnosis = diagnose(job.learner, job.validation.draw(0, looked_at), statistics, job.device, QUICK_MODES)
         for name, value in scalars(diagnosis).items():
             run.show(step, f"val/{name}", value)
-    return {"accuracy": result.accuracy, "ci95": result.ci95, "loss": result.loss}
+    return {ACCURACY.name: result.accuracy, "ci95": result.ci95, "loss": result.loss}

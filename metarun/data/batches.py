@@ -4,6 +4,7 @@ Every epoch goes through all images once, in an order of its own; batches follow
 """
 
 import hashlib
+import json
 from functools import lru_cache
 
 import numpy as np
@@ -35,6 +36,16 @@ class Batches:
         image, turn = (part.reshape(count, self.size) for part in np.divmod(number, self.turned))
         words = self._words(first, count) if self.augment else None
         return Draws(self.labels[image], self.owned[image][..., None], turn, words), self.labels[image] * self.turned + turn
+
+    def sha256(self, count: int) -> str:
+        """Of the first `count` mini-batches: which images of which classes, and their turns."""
+        digest = hashlib.sha256(json.dumps([self.table.names, self.size]).encode())
+        for number in range(count):
+            draws, labels = self.draw(number, 1)
+            places = draws.images[..., 0] - self.table.starts[draws.classes]
+            for part in (labels, places, draws.turns):
+                digest.update(np.ascontiguousarray(part, dtype="<i8").tobytes())
+        return digest.hexdigest()
 
     def _epoch(self, epoch: int) -> np.ndarray:
         return self._random(0, epoch, len(self.owned) * self.turned).argsort(kind="stable")

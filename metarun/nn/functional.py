@@ -19,7 +19,11 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from metarun.nn.device import accumulated, adds_row_by_row
+
 Sizes = tuple[int, ...]
+ROWS = 1024
+"""Rows of channels-last images that are added up one by one in float32."""
 _convolution_backward = torch.ops.aten.convolution_backward
 _max_pool_backward = torch.ops.aten.max_pool2d_with_indices_backward
 _batch_norm_backward = torch.ops.aten.native_batch_norm_backward
@@ -34,11 +38,30 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, stride: Sizes, paddin
     return _Convolution.apply(x, weight, bias, (stride, padding, groups))
 
 
-def batch_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    """`torch.nn.functional.batch_norm` by the batch's own statistics. Raises ValueError if there is one value per channel only."""
+def batch_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance (C,) of x (n, C, H, W) over all but the channels, the variance divided by n·H·W.
+
+    On the CPU torch adds the rows of channels-last images one by one, and 58,800 of them leave four digits in float32.
+    So parts of the batch are summed up on their own and then joined (Chan et al. 1979). Raises ValueError if there is
+    one value per channel only.
+    """
     if x.numel() == x.shape[1]:
         raise ValueError(f"batch norm needs more than one value per channel, got {tuple(x.shape)}")
-    return _BatchNorm.apply(x, weight, bias, eps)
+    with torch.no_grad():
+        ones = torch.ones(x.shape[1], dtype=accumulated(x.dtype), device=x.device)
+        parts = x.split(max(1, ROWS // (x.shape[2] * x.shape[3]))) if adds_row_by_row(x.device) else (x,)
+        found = [torch.ops.aten.batch_norm_update_stats(part, ones, ones, 0.0) for part in parts]
+        if len(found) == 1:
+            return found[0]
+        means, variances = (torch.stack(each) for each in zip(*found, strict=True))
+        share = torch.tensor([len(part) / len(x) for part in parts], dtype=means.dtype).unsqueeze(1)
+        mean = (share * means).sum(0)
+        return mean, (share * (variances + (means - mean).square())).sum(0)
+
+
+def batch_norm(x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, variance: Tensor, eps: float) -> Tensor:
+    """`torch.nn.functional.batch_norm` by the batch's own statistics, which `batch_statistics` found."""
+    return _BatchNorm.apply(x, weight, bias, mean, variance, eps)
 
 
 def max_pool2d(x: Tensor, size: int, ceil: bool) -> Tensor:
@@ -94,16 +117,15 @@ class _ConvolutionGradient(Function):
 
 class _BatchNorm(Function):
     @staticmethod
-    def forward(ctx, x, weight, bias, eps):  # type: ignore[no-untyped-def]
-        y, mean, r = torch.native_batch_norm(x, weight, bias, None, None, True, 0.0, eps)
-        ctx.save_for_backward(x, weight, mean, r)
+    def forward(ctx, x, weight, bias, mean, variance, eps):  # type: ignore[no-untyped-def]
+        ctx.save_for_backward(x, weight, mean, (variance + eps).rsqrt())
         ctx.eps = eps
-        return y
+        return torch.native_batch_norm(x, weight, bias, mean, variance, False, 0.0, eps)[0]
 
     @staticmethod
     def backward(ctx, gy):  # type: ignore[no-untyped-def]
         x, weight, mean, r = ctx.saved_tensors
-        return *_BatchNormGradient.apply(gy, x, weight, mean, r, ctx.eps), None
+        return *_BatchNormGradient.apply(gy, x, weight, mean, r, ctx.eps), None, None, None
 
 
 class _BatchNormGradient(Function):

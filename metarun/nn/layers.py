@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from metarun.nn.functional import batch_norm, conv2d
+from metarun.nn.functional import batch_norm, batch_statistics, conv2d
 
 
 def fold(x: Tensor) -> Tensor:
@@ -71,30 +71,33 @@ class BatchNorm2d(nn.BatchNorm2d):
         tasks, momentum = x.shape[1] // self.num_features, self.momentum or 0.0
         scale = torch.ones_like(self.bias) if self.weight is None else self.weight  # on CUDA, torch takes no offset without a factor
         weight, bias = _per_channel(scale, tasks), _per_channel(self.bias, tasks)
-        if self.training and momentum == 0:
-            return batch_norm(x, weight, bias, self.eps)
-        assert self.running_mean is not None and self.running_var is not None
-        mean, var = _per_channel(self.running_mean, tasks), _per_channel(self.running_var, tasks)
         if not self.training:
+            assert self.running_mean is not None and self.running_var is not None
+            mean, var = _per_channel(self.running_mean, tasks), _per_channel(self.running_var, tasks)
             return F.batch_norm(x, mean, var, weight, bias, eps=self.eps)
-        shared = tasks > 1 and self.running_mean.dim() == 1  # then `mean` and `var` are copies, and get each task's own statistics
-        out = F.batch_norm(x, mean, var, weight, bias, True, 1.0 if shared else momentum, self.eps)
-        if shared:
-            self._track(mean.unflatten(0, (tasks, -1)), var.unflatten(0, (tasks, -1)))
-        elif momentum == 1:  # recorded to be used in place of the batch: its own variance, not the unbiased one that torch keeps
-            count = x.numel() // x.shape[1]
-            self.running_var.mul_((count - 1) / count)
-        return out
+        mean, var = batch_statistics(x)
+        if momentum:
+            self._track(mean.unflatten(0, (tasks, -1)), var.unflatten(0, (tasks, -1)), x.numel() // x.shape[1])
+        return batch_norm(x, weight, bias, mean, var, self.eps)
 
     @torch.no_grad()
-    def _track(self, mean: Tensor, var: Tensor) -> None:
-        """Moves the running statistics as T updates one after another would, so they do not depend on how tasks are chunked."""
+    def _track(self, mean: Tensor, var: Tensor, count: int) -> None:
+        """Moves the running statistics by those of T tasks, (T, C) each, of `count` values a channel.
+
+        Buffers that tasks share move as by T updates one after another, so they do not depend on how tasks are chunked.
+        """
         momentum = self.momentum or 0.0
-        age = torch.arange(mean.shape[0] - 1, -1, -1, dtype=mean.dtype, device=mean.device)
-        share = momentum * (1 - momentum) ** age
+        if momentum < 1:  # at 1 they are recorded to be used in place of the batch: its own variance, not the unbiased one
+            var = var * (count / (count - 1))
         for running, seen in ((self.running_mean, mean), (self.running_var, var)):
+            assert running is not None
+            if running.dim() == 2:  # a task's own
+                running.mul_(1 - momentum).add_(seen, alpha=momentum)
+                continue
+            age = torch.arange(seen.shape[0] - 1, -1, -1, dtype=seen.dtype, device=seen.device)
+            share = momentum * (1 - momentum) ** age
             moved = (share[:, None] * seen).sum(0)  # not a product of matrices, which autocast would round
-            running.mul_((1 - momentum) ** mean.shape[0]).add_(moved)  # type: ignore[union-attr]
+            running.mul_((1 - momentum) ** seen.shape[0]).add_(moved)
 
 
 class Film(nn.Module):

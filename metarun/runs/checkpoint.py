@@ -48,6 +48,16 @@ def load_checkpoint(folder: Path, name: str) -> dict[str, Any]:
     return checkpoint
 
 
+def renewed(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """The training state of a checkpoint, whoever wrote it: older ones have no `update` around its parts, and an `accuracy` as best."""
+    kept = {"ranking": [], "source": {}, **checkpoint}
+    if "update" not in kept:
+        kept["update"] = {name: kept.pop(name) for name in ("optimizer", "scheduler", "scaler")}
+    if (best := kept["best"]) and "accuracy" in best:
+        kept["best"] = {"step": best["step"], "value": best["accuracy"], "misses": best["misses"]} if best["step"] else None
+    return kept
+
+
 def newest(folder: Path) -> str:
     """The name of a run's last checkpoint; of one that was given away (`metarun.runs.export`) there may be the best alone."""
     return "best" if not (folder / "checkpoints/last.pt").exists() and (folder / "checkpoints/best.pt").exists() else "last"

@@ -37,6 +37,13 @@ def report(folder: Path, **values: Any) -> None:
     write_json(folder / "status.json", {**read_json(folder / "status.json"), **values, "updated": now()})
 
 
+def best_value(status: Mapping[str, Any]) -> float | None:
+    """The best validation so far, if there is one; runs of before call it `accuracy`."""
+    best = status.get("best") or {}
+    value: float | None = best.get("value", best.get("accuracy"))
+    return value
+
+
 def whereabouts() -> dict[str, Any]:
     """Where this process is to be found, to look at it or to stop it."""
     return {"host": platform.node(), "pid": os.getpid(), "slurm_job": slurm_job()}

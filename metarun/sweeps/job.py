@@ -14,7 +14,7 @@ from metarun.config.compose import parse
 from metarun.config.schema import quoted
 from metarun.errors import TrainingError
 from metarun.runs.files import held
-from metarun.runs.status import CUT_OFF, FAILED, FINISHED, RUNNING, read_json, report, state
+from metarun.runs.status import CUT_OFF, FAILED, FINISHED, RUNNING, best_value, read_json, report, state
 from metarun.sweeps import child, slurm
 from metarun.training.signals import Signals
 
@@ -36,7 +36,8 @@ def run_point(folder: Path, overrides: Sequence[str], flags: Sequence[str], retr
     said = read_json(folder / "status.json")
     if state(folder) != FINISHED:
         raise TrainingError(said.get("error") or "cut off")
-    accuracy = float((said.get("test") or said.get("best") or {"accuracy": "nan"})["accuracy"])
+    best = best_value(said)
+    accuracy = float(said["test"]["accuracy"] if said.get("test") else "nan" if best is None else best)
     log.info("%s: finished, %.2f %%", folder.name, accuracy)
     return accuracy
 

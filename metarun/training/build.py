@@ -20,7 +20,8 @@ from metarun.data.episodes import Episodes, Pixels
 from metarun.data.table import ImageTable
 from metarun.errors import UserError
 from metarun.nn.device import Device
-from metarun.tasks import Episode, Examples
+from metarun.tasks import Episode, Examples, TaskSource
+from metarun.training.gradient import MetaGradient
 
 Config = Mapping[str, Any]
 
@@ -58,19 +59,28 @@ def make_optimizer(cfg: Config, parameters: Iterable[nn.Parameter]) -> tuple[Opt
         raise UserError(f"{node}: {cfg[node]['_target_']} refuses its values ({reason})") from error
 
 
+def make_update(cfg: Config, learner: FewShotLearner, device: Device) -> MetaGradient:
+    """What a step does. Raises UserError as `make_optimizer` does."""
+    optimizer, scheduler = make_optimizer(cfg, learner.parameters())
+    return MetaGradient(learner, device, optimizer, scheduler, cfg["tasks_per_chunk"], cfg["clip_value"], cfg["clip_norm"])
+
+
 @dataclass(frozen=True)
-class Split:
+class Split(TaskSource):
     """Numbered episodes of a split and the images to make them of."""
 
     episodes: Episodes
     pixels: Pixels
 
-    def tasks(self, first: int, count: int) -> Episode:
+    def draw(self, first: int, count: int) -> Episode:
         return self.pixels.episode(self.episodes.draw(first, count), self.episodes.shots)
+
+    def sha256(self, count: int) -> str:
+        return self.episodes.sha256(count)
 
 
 @dataclass(frozen=True)
-class Training:
+class Training(TaskSource):
     """What a learner is trained on: mini-batches up to the number `first`, and from there the tasks of a split, if there is one."""
 
     batches: Batches
@@ -78,11 +88,17 @@ class Training:
     pixels: Pixels
     first: int = 0
 
-    def tasks(self, first: int, count: int) -> Episode | Examples:
+    def draw(self, first: int, count: int) -> Episode | Examples:
         if self.split is not None and first >= self.first:
-            return self.split.tasks(first, count)
+            return self.split.draw(first, count)
         draws, labels = self.batches.draw(first, count)
         return self.pixels.batch(draws, labels, self.batches.classes)
+
+    def sha256(self, count: int) -> str:
+        if self.split is None:
+            return self.batches.sha256(count)
+        tasks = self.split.sha256(count)
+        return f"{self.batches.sha256(min(count, self.first))}+{tasks}" if self.first else tasks
 
 
 class Data:

@@ -15,13 +15,13 @@ from metarun.classification.diagnostics import diagnose
 from metarun.classification.evaluation import Result
 from metarun.classification.evaluation import evaluate as score
 from metarun.config.aliases import BEFORE, renamed
-from metarun.data.source import Source
 from metarun.data.table import ImageTable
 from metarun.errors import UserError
 from metarun.nn.device import Device
 from metarun.runs.checkpoint import file_sha256, load_checkpoint, versions
 from metarun.runs.status import now, write_json
 from metarun.training.build import Config, Data, Split, make_learner, refuse_augmentation, refuse_overlap, refuse_ways
+from metarun.training.origin import dataset_name, identity, other_dataset, other_images, remark
 
 log = logging.getLogger(__name__)
 
@@ -46,9 +46,11 @@ def evaluate(cfg: Config, run_dir: Path) -> dict[str, Any]:
     result = score(learner, split.episodes, split.pixels, protocol["episodes"], statistics, device, "test", protocol["views"])
     paths = [run_dir / "checkpoints" / f"{name}.pt" for name in names]
     record = _record(cfg, result, split, statistics, paths, checkpoint)
-    record["cross_domain"] = other_dataset(cfg, checkpoint, table, data.source)
+    record["dataset"] = identity(cfg, data.source)
+    record["cross_domain"] = other_dataset(cfg, checkpoint, data.source)
+    record["other_images"] = None if record["cross_domain"] else other_images(checkpoint, data.source)
     if looked_at := min(protocol["diagnostics"], protocol["episodes"]):
-        record["diagnostics"] = {"episodes": looked_at, **diagnose(learner, split.tasks(0, looked_at), statistics, device)}
+        record["diagnostics"] = {"episodes": looked_at, **diagnose(learner, split.draw(0, looked_at), statistics, device)}
     _write(run_dir / "evaluations", record)
     log.info(
         "%s accuracy %.2f ± %.2f %% (%d episodes, %d-way %d-shot, %d queries a class, batch statistics: %s, step %d%s%s%s)",
@@ -56,7 +58,7 @@ def evaluate(cfg: Config, run_dir: Path) -> dict[str, Any]:
         *(record["ways"], record["shots"], record["queries"], statistics, checkpoint["step"]),
         f", mean of {len(names)} checkpoints" if len(names) > 1 else "",
         f", mean of {protocol['views']} views" if protocol["views"] > 1 else "",
-        f", trained on {record['trained_on']['dataset']}, not on {dataset_name(cfg)}" if record["cross_domain"] else "",
+        remark(cfg, checkpoint, record),
     )
     return record
 
@@ -69,26 +71,6 @@ def refuse_other_images(table: ImageTable, trained: Sequence[int]) -> None:
         raise UserError(
             f"dataset: its images are {table.images.shape[1:]} (height, width, channels), the run's were {(height, width, channels)}{hint}"
         )
-
-
-def other_dataset(cfg: Config, checkpoint: Mapping[str, Any], table: ImageTable, source: Any) -> bool:
-    """Whether the test's images are not of the dataset that was trained on: of another kind, or of the same from another place.
-
-    The same images read otherwise (another size or filter) are known by the names of the classes.
-    """
-    ours, trained = cfg["dataset"], checkpoint["config"]["dataset"]
-    if ours["_target_"] != trained["_target_"]:
-        return True
-    if table.fingerprint == checkpoint["data"]["fingerprint"]:
-        return False
-    keys = {key for key in {*ours, *trained} if ours.get(key) != trained.get(key)}
-    names = source.table.names if isinstance(source, Source) else table.names
-    return keys <= {"root", "residency", "download"} or not set(checkpoint["data"]["classes"]) <= set(names)
-
-
-def dataset_name(cfg: Config) -> str:
-    """The module of a configuration's dataset, which is named like its YAML."""
-    return str(cfg["dataset"]["_target_"]).split(".")[-2]
 
 
 def trained_learners(cfg: Config, run_dir: Path, checkpoints: Sequence[Mapping[str, Any]], device: Device) -> list[FewShotLearner]:
@@ -109,12 +91,22 @@ def trained_classes(checkpoint: Mapping[str, Any]) -> int:
 
 def selected(run_dir: Path, protocol: Mapping[str, Any]) -> list[str]:
     """The names of the checkpoints that the protocol tests, the best first. Raises UserError if it wants more than the run kept."""
+    none = UserError(
+        f"protocol.selection: best_val is not allowed; no validation of {run_dir} gave a finite number, so that no checkpoint is the best; "
+        "protocol.selection=last tests the last one"
+    )
     if protocol["ensemble"] == 1:
-        return ["best" if protocol["selection"] == "best_val" else "last"]
+        name = "best" if protocol["selection"] == "best_val" else "last"
+        there = {path.stem for path in (run_dir / "checkpoints").glob("*.pt")}
+        if name not in there and "last" in there:
+            raise none
+        return [name]
     last = load_checkpoint(run_dir, "last")
     kept, keep_best = last.get("ranking", []), last["config"].get("keep_best", 1)
     if protocol["ensemble"] > keep_best:
         raise UserError(f"protocol.ensemble: {protocol['ensemble']} is not allowed; the run was trained with keep_best={keep_best}")
+    if not kept:
+        raise none
     if len(kept) < protocol["ensemble"]:
         log.warning("there were %d validations only; testing the mean of %d checkpoints", len(kept), len(kept))
     return [f"val-{step}" for _, step in kept[: protocol["ensemble"]]]
@@ -156,12 +148,15 @@ def _record(
     }
 
 
-def _write(folder: Path, record: Mapping[str, Any]) -> None:
-    """One file per protocol: what identifies a number, apart from the number, names it."""
-    identity = [record[key] for key in ("episodes_sha256", "batch_norm", "data_fingerprint", "checkpoint", "checkpoint_step")]
+def record_name(record: Mapping[str, Any]) -> str:
+    """The name of a record's file, one per protocol: a hash of what identifies a number, apart from the number."""
+    named = [record[key] for key in ("episodes_sha256", "batch_norm", "data_fingerprint", "checkpoint", "checkpoint_step")]
     dataset = {key: value for key, value in record["config"]["dataset"].items() if key not in ("root", "residency")}
-    identity += [dataset, renamed(record["config"]["algorithm"], BEFORE), record["config"]["device"]["precision"]]
-    identity += [record["views"]] if record["views"] > 1 else []  # not of one view, whose files keep their names of before
-    name = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+    named += [dataset, renamed(record["config"]["algorithm"], BEFORE), record["config"]["device"]["precision"]]
+    named += [record["views"]] if record["views"] > 1 else []  # not of one view, whose files keep their names of before
+    return hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:16] + ".json"
+
+
+def _write(folder: Path, record: Mapping[str, Any]) -> None:
     folder.mkdir(exist_ok=True)
-    write_json(folder / f"{name}.json", record)
+    write_json(folder / record_name(record), record)

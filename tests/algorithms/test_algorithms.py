@@ -27,7 +27,7 @@ def test_the_groups_are_found() -> None:
 
 def learner_of(path: Path) -> FewShotLearner:
     torch.manual_seed(0)
-    cfg = composed(f"algorithm={path.stem}", "task.ways=3")
+    cfg = composed(f"algorithm={path.stem}", "backbone=conv4", "task.ways=3")
     cfg["backbone"] |= {"image_size": 16, "widths": [4, 6], "film_block": 1 if path.stem == "cavia" else None, "context": 3}
     return make_learner(cfg, Device("cpu"), classes=3).double()
 
@@ -63,8 +63,12 @@ class TestEveryAlgorithm:
         learner, episode = learner_of(path), random_episode(2, 3, 2, 2)
         parameters = [p for p in learner.parameters() if p.requires_grad]
         tasks = training_tasks(learner, episode)
-        whole = torch.autograd.grad(learner.meta_loss(tasks)[0], parameters, materialize_grads=True)
-        parts = [torch.autograd.grad(learner.meta_loss(one)[0], parameters, materialize_grads=True) for one in tasks.chunks(1)]
+        whole = torch.autograd.grad(learner.meta_loss(tasks)[0].mean(), parameters, materialize_grads=True)
+        parts = [torch.autograd.grad(learner.meta_loss(one)[0].mean(), parameters, materialize_grads=True) for one in tasks.chunks(1)]
+        losses, metrics = learner.meta_loss(tasks)
+        assert losses.shape == (2,) and all(value.shape == (2,) and not value.requires_grad for value in metrics.values())
+        each = torch.cat([learner.meta_loss(one)[0] for one in tasks.chunks(1)])
+        torch.testing.assert_close(losses, each, rtol=1e-9, atol=1e-11)
         for together, first, second in zip(whole, *parts, strict=True):
             torch.testing.assert_close(together, (first + second) / 2, rtol=1e-9, atol=1e-11)
         alike = episode.support.x + 0.5 * torch.randn_like(episode.support.x)  # Reptile learns from nothing but the support
@@ -72,11 +76,11 @@ class TestEveryAlgorithm:
         optimizer = torch.optim.Adam(parameters, lr=1e-2)
         losses = []
         for _ in range(20):
-            loss, metrics = learner.meta_loss(tasks)
+            descended, metrics = learner.meta_loss(tasks)
             optimizer.zero_grad()
-            loss.backward()
+            descended.mean().backward()
             optimizer.step()
-            losses.append(float(metrics["loss"]))
+            losses.append(float(metrics.get("loss", descended.detach()).mean()))
         assert losses[-1] < 0.8 * losses[0]
 
 

@@ -83,7 +83,7 @@ def test_a_variant_of_maml_has_the_meta_gradient_of_a_plain_loop_over_tasks(vari
     learner = MAML(network(film=variant == "cavia"), 4, 0.3, 3, recompute=recompute, **settings).double()
     episode, scale = random_episode(3, 4, 2, 3), 4 if "summed" in variant else 1
     plain = plain_loss(learner, episode, adapted, lambda name, step: 0.3, first_order=variant == "fomaml", scale=scale)
-    same(gradients_of(learner.meta_loss(episode)[0], learner), gradients_of(plain, learner))
+    same(gradients_of(learner.meta_loss(episode)[0].mean(), learner), gradients_of(plain, learner))
 
 
 @pytest.mark.parametrize("recompute", [False, True])
@@ -92,7 +92,7 @@ def test_meta_sgd_has_the_meta_gradient_of_a_plain_loop(recompute: bool) -> None
     learner, episode = MetaSGD(network(), 4, (0.1, 0.4), 3, recompute=recompute).double(), random_episode(3, 4, 2, 3)
     rates = dict(zip(learner.adapted, learner.learned_rates, strict=True))
     plain = plain_loss(learner, episode, no_norm, lambda name, step: rates[name])
-    same(gradients_of(learner.meta_loss(episode)[0], learner), gradients_of(plain, learner))
+    same(gradients_of(learner.meta_loss(episode)[0].mean(), learner), gradients_of(plain, learner))
 
 
 @pytest.mark.parametrize("recompute", [False, True])
@@ -117,7 +117,7 @@ def test_maml_plus_plus_has_the_meta_gradient_of_a_plain_loop(meta_step: int, re
         at_step=lambda step: {name: values[step] for name, values in norms.items()},
         step_weights=weights,
     )
-    loss, _ = learner.meta_loss(episode)
+    loss = learner.meta_loss(episode)[0].mean()
     torch.testing.assert_close(loss, plain)
     same(gradients_of(loss, learner), gradients_of(plain, learner))
 
@@ -138,7 +138,7 @@ def test_maml_plus_plus_on_the_head_alone_sees_every_steps_own_norm() -> None:
         lambda name, step: 0.2,
         at_step=lambda step: {name: values[step] for name, values in norms.items()},
     )
-    same(gradients_of(learner.meta_loss(episode)[0], learner), gradients_of(plain, learner))
+    same(gradients_of(learner.meta_loss(episode)[0].mean(), learner), gradients_of(plain, learner))
 
 
 def test_step_weights_go_from_even_to_the_last_alone() -> None:
@@ -158,7 +158,7 @@ def test_meta_sgd_with_constant_rates_and_maml_plus_plus_with_everything_off_are
     ):
         torch.manual_seed(4)
         learners.append(make().double())
-    maml, *others = [torch.autograd.grad(learner.meta_loss(episode)[0], list(learner.net.parameters())) for learner in learners]
+    maml, *others = [torch.autograd.grad(learner.meta_loss(episode)[0].mean(), list(learner.net.parameters())) for learner in learners]
     for other in others:
         same(other, maml)
 
@@ -170,13 +170,13 @@ def test_maml_plus_plus_begins_with_first_derivatives_if_told_to() -> None:
     for step, first_order in ((9, True), (10, False)):
         learner.begin_step(step)
         plain = plain_loss(learner, episode, no_norm, lambda name, step: 0.2, first_order=first_order)
-        same(gradients_of(learner.meta_loss(episode)[0], learner), gradients_of(plain, learner))
+        same(gradients_of(learner.meta_loss(episode)[0].mean(), learner), gradients_of(plain, learner))
 
 
 def test_boils_head_is_meta_learned_yet_frozen_inside() -> None:
     learner = MAML(network(), 4, 0.3, 3, adapts=["backbone.*"], adapt_norm=True).double()
     assert not any(name.startswith("head.") for name in learner.adapted)
-    assert torch.autograd.grad(learner.meta_loss(random_episode(2, 4, 2, 3))[0], learner.net.head.weight)[0].abs().max() > 1e-3  # type: ignore[arg-type,union-attr]
+    assert torch.autograd.grad(learner.meta_loss(random_episode(2, 4, 2, 3))[0].mean(), learner.net.head.weight)[0].abs().max() > 1e-3  # type: ignore[arg-type,union-attr]
 
 
 @pytest.mark.parametrize("steps", [1, 3])
@@ -207,13 +207,13 @@ def test_the_meta_gradient_is_that_of_finite_differences(kind: str) -> None:
     }[kind]().double()
     episode, parameters = random_episode(2, 3, 1, 2, size=8), [p for p in learner.parameters() if p.requires_grad]
     directions = [torch.randn_like(p) for p in parameters]
-    slope = sum((g * d).sum() for g, d in zip(gradients_of(learner.meta_loss(episode)[0], learner), directions, strict=True))
+    slope = sum((g * d).sum() for g, d in zip(gradients_of(learner.meta_loss(episode)[0].mean(), learner), directions, strict=True))
 
     def moved(step: float) -> Tensor:
         with torch.no_grad():
             for p, d in zip(parameters, directions, strict=True):
                 p.add_(d, alpha=step)
-        return learner.meta_loss(episode)[0].detach()
+        return learner.meta_loss(episode)[0].mean().detach()
 
     h = 1e-6
     measured = (moved(h) - moved(-2 * h)) / (2 * h)
@@ -242,10 +242,10 @@ def test_adapts_chooses_parameters_and_refuses_what_names_none() -> None:
 def test_half_precision_keeps_the_direction_of_the_meta_gradient(steps: int) -> None:
     torch.manual_seed(8)
     device, table = Device("cpu"), Glyphs().load("train")
-    episode = Split(Episodes(table, 5, 1, 15, 0, "train"), Pixels(table, device)).tasks(0, 16)
+    episode = Split(Episodes(table, 5, 1, 15, 0, "train"), Pixels(table, device)).draw(0, 16)
     learner = MAML(Conv4(1, 28), 5, 0.1, steps)
-    exact = torch.cat([g.flatten() for g in gradients_of(learner.meta_loss(episode)[0], learner)])
+    exact = torch.cat([g.flatten() for g in gradients_of(learner.meta_loss(episode)[0].mean(), learner)])
     with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
-        loss, _ = learner.meta_loss(episode)
+        loss = learner.meta_loss(episode)[0].mean()
     rounded = torch.cat([g.flatten() for g in gradients_of(loss, learner)])
     assert F.cosine_similarity(exact, rounded, dim=0) >= 0.999

@@ -52,7 +52,7 @@ def flat(values: Weights) -> Tensor:
 def gradient(of: Reptile, episode: Episode, chunk: int) -> list[Tensor]:
     of.zero_grad()
     for part in episode.chunks(chunk):
-        (of.meta_loss(part)[0] * len(part) / len(episode)).backward()
+        (of.meta_loss(part)[0].mean() * len(part) / len(episode)).backward()
     return [parameter.grad for parameter in of.parameters() if parameter.grad is not None]
 
 
@@ -129,4 +129,4 @@ def test_it_trains_with_more_shots_than_it_is_tested_with(metarun: Metarun, tmp_
     (record,) = (json.loads(path.read_text()) for path in (tmp_path / "reptile" / "evaluations").glob("*.json"))
     assert (record["shots"], record["queries"], record["batch_norm"], record["checkpoint"]) == (1, 1, "support+one", "last.pt")
     saved = torch.load(tmp_path / "reptile" / "checkpoints" / "last.pt", weights_only=True)
-    assert saved["optimizer"]["param_groups"][0]["lr"] == 0 and saved["model"]["moment.latest"].max() > 0
+    assert saved["update"]["optimizer"]["param_groups"][0]["lr"] == 0 and saved["model"]["moment.latest"].max() > 0

@@ -28,7 +28,10 @@ from metarun.training.build import make_learner
 ALGORITHMS = sorted(path.stem for path in (CONF / "algorithm").rglob("*.yaml"))
 SHOTS = {"ant": 1, "bee": 3, "cat": 2}
 SIZE = 16
-NET = ("backbone.widths=[4,4]", f"dataset.image_size={SIZE}", "task.ways=3", "device=cpu", "device.threads=1", "device.keep_memory=false")
+NET = (
+    *("backbone=conv4", "backbone.widths=[4,4]", f"dataset.image_size={SIZE}", "task.ways=3"),
+    *("device=cpu", "device.threads=1", "device.keep_memory=false"),
+)
 
 
 def model(folder: Path, *words: str) -> FewShotLearner:
@@ -314,18 +317,58 @@ def test_a_test_on_another_dataset_fits_it_and_says_so(metarun: Metarun, trained
     )
 
 
-def test_the_same_kind_of_dataset_from_elsewhere_is_another(metarun: Metarun, tmp_path: Path) -> None:
+def test_other_images_of_the_same_classes_are_no_other_dataset_but_are_said(metarun: Metarun, tmp_path: Path) -> None:
     ours, theirs = (photographs(tmp_path / name, "L") for name in ("ours", "theirs"))
     given = "dataset=folder dataset.image_size=8 dataset.in_channels=3 dataset.split_fractions=[0.3,0.3,0.4]"
     assert metarun(f"train {TINY} {given} dataset.root={ours} hydra.run.dir=run").code == 0
-    assert metarun(f"evaluate run=run dataset.root={theirs}").code == 0
-    found = records(tmp_path / "run")
-    assert found[True]["data_fingerprint"] != found[False]["data_fingerprint"] == found[True]["trained_on"]["fingerprint"]  # type: ignore[index]
-    outcome = metarun("evaluate run=run dataset.resample=nearest")  # the same images, read otherwise
-    assert outcome.code == 0 and "not on" not in outcome.out
+    said = "on other images of the same classes than in training)"
+    assert said in metarun(f"evaluate run=run dataset.root={theirs}").out
+    assert said in metarun("evaluate run=run dataset.resample=nearest").out
+    found = [json.loads(path.read_text()) for path in (tmp_path / "run/evaluations").glob("*.json")]
+    assert sorted((values["cross_domain"], values["other_images"]) for values in found) == [(False, False), (False, True), (False, True)]
+    assert (
+        len({values["dataset"]["classes_sha256"] for values in found}) == 1 and len({values["data_fingerprint"] for values in found}) == 3
+    )
     ours.rename(tmp_path / "moved")
     outcome = metarun(f"evaluate run=run dataset.root={tmp_path / 'moved'}")
-    assert outcome.code == 0 and "not on" not in outcome.out
+    assert outcome.code == 0 and "not on" not in outcome.out and said not in outcome.out
+    (theirs / "class0").rename(theirs / "dog")
+    for path in theirs.iterdir():
+        path.rename(theirs / f"my_{path.name}")
+    assert "trained on other classes, of another folder)" in metarun(f"evaluate run=run dataset.root={theirs}").out
+
+
+OWN = """
+from dataclasses import dataclass, replace
+from helpers import random_table
+
+@dataclass(kw_only=True)
+class Mine:
+    image_size: int = 8
+    in_channels: int = 1
+
+    def load(self, split):
+        if split == "trainval":
+            raise KeyError(split)
+        table = random_table([6] * 5, 8)
+        return replace(table, names=tuple(f"{split}/{name}" for name in table.names), fingerprint=f"images of {split}")
+"""
+
+
+def test_a_source_of_ones_own_is_the_dataset_that_it_was_trained_on(
+    metarun: Metarun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "own_images.py").write_text(OWN)
+    (tmp_path / "own/dataset").mkdir(parents=True)
+    (tmp_path / "own/dataset/mine.yaml").write_text("_target_: own_images.Mine\nimage_size: 8\nin_channels: 1\n")
+    outcome = metarun(f"train --config-dir own dataset=mine {TINY} hydra.run.dir=run")
+    assert outcome.code == 0 and "batch statistics: running, step" in outcome.out and "trained on" not in outcome.out, outcome.err
+    found = records(tmp_path / "run")[False]
+    assert found["other_images"] is False and found["dataset"]["target"] == "own_images.Mine"  # type: ignore[index]
+    run = read_run(tmp_path / "run")
+    assert run is not None and len(run.records) == 1
+    assert f"{found['accuracy']:.2f}" in metarun("runs run").out
 
 
 def test_no_cell_of_a_table_takes_a_test_on_another_dataset(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ def test_an_exported_run_gives_the_same_digits(metarun: Metarun, trained: Path, 
     assert metarun("evaluate run=given protocol.episodes=5").code == 0
 
     (kept,) = (given / "checkpoints").iterdir()
-    assert "optimizer" not in load_checkpoint(given, kept.stem)
+    assert "update" not in load_checkpoint(given, kept.stem)
     assert kept.stat().st_size < (trained / "checkpoints" / kept.name).stat().st_size
     outcome = metarun("train resume=given")
     assert outcome.code == 2 and "holds a model to be tested, without the state of its training" in outcome.err

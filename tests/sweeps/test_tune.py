@@ -124,8 +124,8 @@ def test_a_study_finishes_fails_goes_on_and_leaves_the_recipe_of_its_best_trial(
     assert sorted(run["state"] for run in runs.values()) == ["failed", "finished", "finished"]
     assert not list(folder.glob("trials/*/evaluations"))  # the test's classes are never looked at
     assert "failed: the loss is not finite" in first.out + second.out or "failed: the weights are not finite" in first.out + second.out
-    best = max((name for name in runs if runs[name]["state"] == "finished"), key=lambda name: (runs[name]["best"]["accuracy"], -int(name)))
-    assert second.out.splitlines()[-4].split()[:2] == [best, f"{runs[best]['best']['accuracy']:.2f}"]
+    best = max((name for name in runs if runs[name]["state"] == "finished"), key=lambda name: (runs[name]["best"]["value"], -int(name)))
+    assert second.out.splitlines()[-4].split()[:2] == [best, f"{runs[best]['best']['value']:.2f}"]
     recipe_is_the_trial(folder, best)
     for change, said in (("seed=1", "seed: the study my study was begun with 0, not 1"), ("seed=0,1", "seed: the study my study searches")):
         refused = metarun(f"{line} {change}")

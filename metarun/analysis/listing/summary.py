@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any
 
 from metarun.runs.catalogue import Found
-from metarun.runs.status import FINISHED, RUNNING
+from metarun.runs.status import FINISHED, RUNNING, best_value
 from metarun.text.units import duration, pace
 
 FIELDS = (
@@ -25,7 +25,7 @@ def summary(run: Found) -> dict[str, Any]:
     values = (
         *(str(run.folder), group(run, "algorithm"), group(run, "dataset"), protocol.get("ways"), protocol.get("shots")),
         *(run.config.get("seed"), run.state, step, steps, 1 / step_seconds if step_seconds else None, left),
-        *(best.get("accuracy"), best.get("step"), tested.get("accuracy"), tested.get("ci95"), seconds, status.get("peak_memory")),
+        *(best_value(status), best.get("step"), tested.get("accuracy"), tested.get("ci95"), seconds, status.get("peak_memory")),
         *(status.get("updated"), status.get("error")),
     )
     return dict(zip(FIELDS, values, strict=True))

@@ -69,7 +69,7 @@ def _pictures(folder: Path, record: Mapping[str, Any], numbers: Sequence[int]) -
     learner = members[0] if len(members) == 1 else Ensemble(members)
     questions = record["ways"] * record["queries"]
     for number in numbers:
-        figure = episode_figure(learner, split.tasks(number, 1), record["batch_norm"], device)
+        figure = episode_figure(learner, split.draw(number, 1), record["batch_norm"], device)
         accuracy = record["per_episode"][number]
         wrong = round(questions * (1 - accuracy / 100))
         _, height, width = figure.shape

@@ -142,9 +142,14 @@ def ended_early(tested: Sequence[tuple[Found, Mapping[str, Any]]]) -> list[str]:
 
 
 def on_other_data(tested: Sequence[tuple[Found, Mapping[str, Any]]]) -> list[str]:
-    """What is to be said of runs that were tested on other images than the first."""
+    """What is to be said of runs that were tested on other images than the first, or than those that they were trained on."""
     first = tested[0][1].get("data_fingerprint")
-    return [f"seed {run.config['seed']} was tested on other images" for run, record in tested if record.get("data_fingerprint") != first]
+    said = [f"seed {run.config['seed']} was tested on other images" for run, record in tested if record.get("data_fingerprint") != first]
+    return said + [
+        f"seed {run.config['seed']} was trained on other images of the same classes than it was tested on"
+        for run, record in tested
+        if record.get("other_images")
+    ]
 
 
 def interval(records: Sequence[Mapping[str, Any]]) -> float | None:
