@@ -15,6 +15,7 @@ from metarun.classification.diagnostics import QUICK_MODES, diagnose, scalars
 from metarun.classification.evaluation import ACCURACY
 from metarun.classification.evaluation import evaluate as score
 from metarun.classification.picture import episode_figure
+from metarun.config.keys import PLACES, ROLES, differences
 from metarun.config.schema import word
 from metarun.errors import UserError
 from metarun.nn.device import Device
@@ -55,7 +56,7 @@ def prepare(cfg: Config, run_dir: Path, choices: Mapping[str, str] | None = None
     validation = data.protocol("val") if cfg["val_every"] else None
     table = training.batches.table
     update = make_update(cfg, learner, device)
-    facts = {
+    facts: dict[str, Any] = {
         "config": {**json.loads(json.dumps(cfg)), "resume": None},
         "choices": dict(choices or {}),
         "data": {"fingerprint": table.fingerprint, "image": list(table.images.shape[1:]), "classes": list(table.names)},
@@ -67,9 +68,19 @@ def prepare(cfg: Config, run_dir: Path, choices: Mapping[str, str] | None = None
         raise UserError(f"resume: {run_dir} holds a model to be tested, without the state of its training")
     if checkpoint and checkpoint["data"] != facts["data"]:
         raise UserError(f"dataset.root: the images or classes are not those of {run_dir}; a run goes on with its own data only")
+    facts["changes"] = changes(checkpoint, facts["config"])
     loop = {name: cfg[name] for name in LOOP}
     trainer = partial(Trainer, learner, update, device, training, measure=ACCURACY, facts=facts, **loop)
     return Job(device, learner, update, validation, trainer, facts, checkpoint)
+
+
+def changes(checkpoint: Mapping[str, Any] | None, config: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What changed whenever the run went on: at which step, and by key the value before and after. Where things lie is left out."""
+    if checkpoint is None:
+        return []
+    changed = differences(checkpoint["config"], config, ROLES)
+    values = {key: list(pair) for key, pair in changed.items() if key.rpartition(".")[2] not in PLACES}
+    return [*checkpoint.get("changes", []), *([{"step": checkpoint["step"], "values": values}] if values else [])]
 
 
 def train(cfg: Config, run_dir: Path, choices: Mapping[str, str] | None = None) -> dict[str, Any]:

@@ -11,13 +11,12 @@ from omegaconf.errors import OmegaConfBaseException
 
 from metarun.config.aliases import renamed
 from metarun.config.compose import compose, parse, values
+from metarun.config.keys import FREE_ON_RESUME, ROLES, differences
 from metarun.errors import UserError
 
 RUN_KEY = {"evaluate": "run", "train": "resume"}
 GROUPS_OF_A_TEST = ("protocol", "task", "dataset", "device", "algorithm")
 SEEN_BY_THE_NETWORK = ("image_size", "in_channels", "mean", "std")  # of images: another dataset's are made like those of the run
-# Where the data lie and where the work is done are no part of an experiment; other threads or another device round differently, though.
-FREE_ON_RESUME = ("dataset.root", "dataset.residency", "device.name", "device.threads", "device.keep_memory", "tasks_per_chunk")
 SINCE_ADDED: dict[str, Any] = {
     **{"train_split": "train", "keep_best": 1, "test": True, "task.augment": False, "task.batch": 64},
     **{"protocol.ensemble": 1, "protocol.diagnostics": 0, "protocol.views": 1},
@@ -42,19 +41,31 @@ def evaluated(args: Namespace) -> tuple[dict[str, Any], Path]:
 
 
 def resumed(args: Namespace) -> tuple[dict[str, Any], dict[str, Any], Path]:
-    """The config, the choices and the folder of `resume=`. Raises UserError if an override asks for anything else than the run has."""
+    """The config, the choices and the folder of `resume=`.
+
+    What is only looked at, and how and where it is computed, may change; a run whose schedule does not end with it may be made longer.
+    Raises UserError if an override asks for anything else than the run has.
+    """
     run_dir = folder_of("resume", args)
     saved, choices = saved_config(run_dir)
     config, given = changed("train", saved, choices, args)
-    before = OmegaConf.create(saved)
-    for key, value in given.items():
-        was = choices[key] if key in choices else OmegaConf.select(before, key)
-        if key in FREE_ON_RESUME:
-            OmegaConf.update(before, key, value)
-        elif value != was:
-            raise UserError(f"{key}: the run was started with {was}, not {value}; a resumed run keeps its configuration")
-    before.resume = str(run_dir)
-    return values(before), choices, run_dir
+    now = values(config)
+    kept = differences(saved, now, ROLES - FREE_ON_RESUME)
+    longer = "steps" in kept and now["steps"] > saved["steps"] and kept.pop("steps")
+    for key in given:
+        if key in choices and any(name.startswith(f"{key}.") for name in kept):
+            raise unlike(key, choices[key], given[key])
+        if key in kept:
+            raise unlike(key, *kept[key])
+    for key, (was, value) in kept.items():  # it follows from what was given
+        if longer:
+            raise UserError(f"steps: {now['steps']} is not allowed; {key} follows from it, so the run keeps its {saved['steps']} steps")
+        raise unlike(key, was, value)
+    return {**now, "resume": str(run_dir)}, choices, run_dir
+
+
+def unlike(key: str, was: Any, value: Any) -> UserError:
+    return UserError(f"{key}: the run was started with {was}, not {value}; a resumed run keeps its configuration")
 
 
 def folder_of(name: str, args: Namespace) -> Path:

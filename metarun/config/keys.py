@@ -20,6 +20,9 @@ from metarun.config.schema import flat
 Role = Literal["seed", "method", "data", "link", "selection", "evaluation", "test", "logging", "compute"]
 ROLES: frozenset[Role] = frozenset(get_args(Role))
 
+FREE_ON_RESUME: frozenset[Role] = frozenset(("logging", "compute"))
+"""What may change when a run goes on. Other threads or another device round differently, so the same bytes hold without a change."""
+
 PLACES = ("root", "download", "residency", "workers")
 """Keys that are `compute` in every node: a source or an environment from outside has the right role for its path by its name."""
 

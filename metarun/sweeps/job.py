@@ -9,8 +9,8 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from metarun.config.changes import FREE_ON_RESUME
 from metarun.config.compose import parse
+from metarun.config.keys import FREE_ON_RESUME, role
 from metarun.config.schema import quoted
 from metarun.errors import TrainingError
 from metarun.runs.files import held
@@ -50,9 +50,19 @@ def words(folder: Path, overrides: Sequence[str]) -> list[str]:
     """The command line of the training: a new run, or the same one gone on with."""
     kept = [(override.key_or_group, str(override.input_line)) for override in parse(list(overrides))]
     if is_begun(folder):
-        return [f"resume={quoted(str(folder))}", *(line for key, line in kept if key in FREE_ON_RESUME)]
-    own = [line for key, line in kept if not any(key == name or key.startswith(f"{name}.") for name in SWEEPS_OWN)]
+        return [f"resume={quoted(str(folder))}", *(line for key, line in kept if goes_on_with(key))]
+    own = [line for key, line in kept if not is_sweeps_own(key)]
     return [*own, "hydra.mode=RUN", f"hydra.run.dir={quoted(str(folder))}"]
+
+
+def goes_on_with(key: str) -> bool:
+    """Whether an override of the sweep is handed on to a run that goes on."""
+    return role(key) in FREE_ON_RESUME and not is_sweeps_own(key)
+
+
+def is_sweeps_own(key: str) -> bool:
+    """Whether an override belongs to the sweep and not to its jobs."""
+    return any(key == name or key.startswith(f"{name}.") for name in SWEEPS_OWN)
 
 
 def wait_for(process: Any, folder: Path) -> None:

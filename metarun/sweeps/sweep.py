@@ -26,7 +26,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from metarun.config import compose
 from metarun.config.aliases import BEFORE, renamed
-from metarun.config.changes import FREE_ON_RESUME, SINCE_ADDED
+from metarun.config.changes import SINCE_ADDED
 from metarun.config.keys import augments
 from metarun.config.refusals import refusal
 from metarun.config.schema import flat, refuse_unwritable, shown
@@ -37,7 +37,7 @@ from metarun.sweeps import child, slurm
 from metarun.sweeps.check import PointCheck
 
 log = logging.getLogger("metarun")
-ASIDE = ("resume", *FREE_ON_RESUME)
+ASIDE = (*("resume", "dataset.root", "dataset.residency", "device.name", "device.threads", "device.keep_memory", "tasks_per_chunk"),)
 """Keys that make no other run: how and where it is done."""
 PATIENCE = 60.0
 """Seconds that trainings have to save and end when the process behind them was killed."""

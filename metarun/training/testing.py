@@ -143,6 +143,7 @@ def _record(
         "per_episode": np.round(result.accuracies, 4).tolist(),
         "per_class": {name: list(counts) for name, counts in result.per_class.items()},
         "config": cfg,
+        "changes": checkpoint.get("changes", []),
         "tested": now(),
         "versions": versions(),
     }

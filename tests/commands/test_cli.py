@@ -214,7 +214,7 @@ def test_completion_script_is_for_the_console_script(metarun: Metarun) -> None:
 def test_a_run_leaves_its_folder_and_a_refused_second_one_changes_nothing(metarun: Metarun, trained: Path) -> None:
     assert {".hydra", "checkpoints", "metrics.csv", "evaluations", "train.log"} <= {path.name for path in trained.iterdir()}
     before = tree(trained)
-    for line in (f"train {TINY} hydra.run.dir=trained", "train resume=trained steps=3", "evaluate run=trained protocol.ways=100000"):
+    for line in (f"train {TINY} hydra.run.dir=trained", "train resume=trained steps=1", "evaluate run=trained protocol.ways=100000"):
         outcome = metarun(line)
         assert outcome.code == 2 and outcome.err.count("\n") == 1, outcome.err
         assert tree(trained) == before
@@ -223,7 +223,7 @@ def test_a_run_leaves_its_folder_and_a_refused_second_one_changes_nothing(metaru
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ("steps=3", "steps: the run was started with 2, not 3"),
+        ("steps=1", "steps: the run was started with 2, not 1"),
         ("algorithm=protonet", "algorithm: the run was started with maml, not protonet"),
         ("algorithm.inner_lr=0.123", "algorithm.inner_lr: the run was started with"),
         ("task.shots=5", "task.shots: the run was started with 1, not 5"),
@@ -241,6 +241,17 @@ def test_resume_takes_the_same_command_again_and_keeps_the_folder(metarun: Metar
     outcome = metarun(f"train algorithm=maml {TINY} resume=trained dataset.residency=ram")
     assert outcome.code == 0, outcome.err
     assert tree(trained / ".hydra") == hydra and [path.name for path in trained.parent.iterdir()] == ["trained"]
+
+
+def test_resume_takes_what_is_only_looked_at_and_more_steps_and_says_so(metarun: Metarun, trained: Path) -> None:
+    outcome = metarun("train resume=trained steps=4 log_every=2 tasks_per_chunk=1")
+    assert outcome.code == 0, outcome.err
+    assert json.loads((trained / "config.json").read_text())["changes"] == [
+        {"step": 2, "values": {"log_every": [1, 2], "steps": [2, 4], "tasks_per_chunk": [None, 1]}}
+    ]
+    assert metarun(f"train scheduler=cosine {TINY} hydra.run.dir=cosine").code == 0
+    outcome = metarun("train resume=cosine steps=4")
+    assert outcome.code == 2 and "steps: 4 is not allowed; scheduler.T_max follows from it" in outcome.err
 
 
 def test_resume_takes_the_experiment_of_the_run_again_and_no_other(metarun: Metarun) -> None:

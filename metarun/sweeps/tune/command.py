@@ -16,11 +16,12 @@ from optuna import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from metarun.config import compose
+from metarun.config.keys import ROLES, differences
 from metarun.config.schema import check, get, is_integer, is_number, refuse_unwritable, refused, shown
 from metarun.errors import TrainingError, UserError
 from metarun.sweeps.tune.outcome import command, outcome, ranking, table, write_recipe
 from metarun.sweeps.tune.space import Space, described, read
-from metarun.sweeps.tune.study import differences, flat, opened, remember, sampler
+from metarun.sweeps.tune.study import opened, remember, sampler
 from metarun.sweeps.tune.trials import Worker
 
 log = logging.getLogger("metarun")
@@ -88,7 +89,7 @@ def check_space(space: Space, args: Namespace, new: bool) -> dict[str, Any]:
         if get(cfg, "val_every") == 0:
             raise UserError("val_every: 0 is not allowed; trials are compared by their accuracy on validation")
         check(cfg)
-        for name, (was, now) in differences(flat(first), flat(cfg)).items():
+        for name, (was, now) in differences(first, cfg, ROLES).items():
             if name.partition(".")[0] in COMPARED_ON:
                 values = f"{shown(was)} or {shown(now)}"
                 raise UserError(f"{key}: cannot be searched, {name} would be {values}; trials are compared on the same tasks")

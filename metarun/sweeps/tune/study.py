@@ -16,7 +16,7 @@ from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.storages import RDBStorage
 
-from metarun.config.changes import FREE_ON_RESUME
+from metarun.config.keys import FREE_ON_RESUME, ROLES, differences, role
 from metarun.config.refusals import one_line
 from metarun.config.schema import flat, shown
 from metarun.errors import UserError
@@ -87,20 +87,13 @@ def sampler(settings: Config, stream: int) -> BaseSampler:
 
 def remember(study: optuna.Study, folder: Path, space: Space, cfg: Config) -> None:
     """Notes what the study searches and what is fixed. Raises UserError if it was begun with something else."""
-    free = (*FREE_ON_RESUME, *space.dimensions)
-    facts = {
-        "searched": {key: described(distribution) for key, distribution in space.dimensions.items()},
-        "fixed": {key: value for key, value in flat(cfg).items() if key not in free},
-    }
+    counted = ROLES - FREE_ON_RESUME
+    searched = {key: described(distribution) for key, distribution in space.dimensions.items()}
+    fixed = {key: value for key, value in flat(cfg).items() if key not in space.dimensions and role(key) in counted}
     with Lock(folder):
-        for name, now in facts.items():
+        for name, now in (("searched", searched), ("fixed", json.loads(json.dumps(fixed)))):
             if name not in study.user_attrs:
                 study.set_user_attr(name, now)
-            for key, (was, value) in differences(study.user_attrs[name], json.loads(json.dumps(now))).items():
+            for key, (was, value) in differences(study.user_attrs[name], now, counted).items():
                 verb = "searches" if name == "searched" else "was begun with"
                 raise UserError(f"{key}: the study {folder} {verb} {shown(was)}, not {shown(value)}; choose another tune.dir")
-
-
-def differences(before: Config, now: Config) -> dict[str, tuple[Any, Any]]:
-    """Both values of every key whose value differs; None where there is none."""
-    return {key: (before.get(key), now.get(key)) for key in {**before, **now} if before.get(key) != now.get(key)}
