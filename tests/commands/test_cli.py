@@ -246,7 +246,8 @@ def test_resume_takes_the_same_command_again_and_keeps_the_folder(metarun: Metar
 def test_resume_takes_what_is_only_looked_at_and_more_steps_and_says_so(metarun: Metarun, trained: Path) -> None:
     outcome = metarun("train resume=trained steps=4 log_every=2 tasks_per_chunk=1")
     assert outcome.code == 0, outcome.err
-    assert json.loads((trained / "config.json").read_text())["changes"] == [
+    values = {"log_every": [1, 2], "steps": [2, 4], "tasks_per_chunk": [None, 1]}
+    assert json.loads((trained / "config.json").read_text())["changes"] == [{"step": 2, "values": values}]
         {"step": 2, "values": {"log_every": [1, 2], "steps": [2, 4], "tasks_per_chunk": [None, 1]}}
     ]
     assert metarun(f"train scheduler=cosine {TINY} hydra.run.dir=cosine").code == 0
