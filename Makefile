@@ -1,6 +1,7 @@
 # `make demo` and `make test` both start from a fresh clone: they make .venv first, once.
 PYTHON ?= python3
 TORCH  ?= torch==2.14.1 torchvision==0.29.1
+INDEX  ?=
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
@@ -10,7 +11,8 @@ setup: $(VENV)/.stamp
 # The stamp is written last: an interrupted set-up is repeated, a finished one costs nothing until pyproject.toml changes.
 $(VENV)/.stamp: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet $(TORCH)
+	@echo "installing torch, several GB; make INDEX=https://download.pytorch.org/whl/cpu takes the CPU build, a tenth of it"
+	$(BIN)/python -m pip install --quiet $(if $(INDEX),--index-url $(INDEX)) $(TORCH)
 	$(BIN)/python -m pip install --quiet --editable '.[test]'
 	touch $@
 
@@ -21,4 +23,4 @@ test: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest
+	GOMP_SPINCOUNT=1000 $(BIN)/pytest

@@ -248,8 +248,6 @@ def test_resume_takes_what_is_only_looked_at_and_more_steps_and_says_so(metarun:
     assert outcome.code == 0, outcome.err
     values = {"log_every": [1, 2], "steps": [2, 4], "tasks_per_chunk": [None, 1]}
     assert json.loads((trained / "config.json").read_text())["changes"] == [{"step": 2, "values": values}]
-        {"step": 2, "values": {"log_every": [1, 2], "steps": [2, 4], "tasks_per_chunk": [None, 1]}}
-    ]
     assert metarun(f"train scheduler=cosine {TINY} hydra.run.dir=cosine").code == 0
     outcome = metarun("train resume=cosine steps=4")
     assert outcome.code == 2 and "steps: 4 is not allowed; scheduler.T_max follows from it" in outcome.err

@@ -1,0 +1,55 @@
+"""README and pages: short, linked to what is there, and in commands and choices that exist."""
+
+import re
+from pathlib import Path
+
+import pytest
+from helpers import CONF, TINY, Metarun
+
+from metarun.cli import COMMANDS
+
+ROOT = CONF.parent
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+GROUPS = ("algorithm", "backbone", "dataset", "protocol", "experiment", "optimizer", "scheduler", "device")
+
+
+def blocks(text: str, language: str = "") -> list[str]:
+    """The fenced blocks of a page in one language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.M | re.S)
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 140
+    assert len(PAGES) >= 9
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_to_what_is_there(page: Path) -> None:
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text())
+    assert not [link for link in links if not (page.parent / link).exists()]
+
+
+def test_commands_and_choices_exist() -> None:
+    text = "\n".join(page.read_text() for page in PAGES)
+    lines = re.findall(r"(?:^|[`$ ]) ?metarun ((?:[a-z]+|-)[ \n][^`\n]*)", text, flags=re.M)
+    typed = [line for line in lines if re.match(r"\S+ \S*[=\[A-Z-]", line)]  # and not a sentence about metarun
+    assert len(typed) > 25
+    assert {line.split()[0] for line in typed} <= {*COMMANDS, "-sc"}
+    words = re.findall(rf"\b({'|'.join(GROUPS)})=([a-z][a-z0-9_,]*)", "\n".join(lines))
+    chosen = {(group, choice) for group, choices in words for choice in choices.split(",") if choice}
+    there = {(group, path.stem) for group in GROUPS for path in (CONF / group).glob("*.yaml")}
+    assert len(chosen) > 20
+    assert chosen - there <= {("algorithm", "mine"), ("experiment", "best"), ("experiment", "a"), ("experiment", "b")}
+
+
+def test_the_method_of_ones_own_trains(metarun: Metarun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (ROOT / "docs" / "extending.md").read_text()
+    files = [*blocks(page, "python"), *blocks(page, "yaml")]
+    assert len(files) == 2
+    for text in files:
+        path = tmp_path / text.splitlines()[0].removeprefix("# ")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    outcome = metarun(f"train --config-dir conf algorithm=mine {TINY} hydra.run.dir=mine")
+    assert outcome.code == 0 and "test accuracy" in outcome.out, outcome.err
