@@ -1,7 +1,8 @@
 """The configuration of an earlier run, changed by a few overrides: what `evaluate run=` and `train resume=` work with."""
 
+import logging
 from argparse import Namespace
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from metarun.config.aliases import renamed
 from metarun.config.compose import compose, parse, values
-from metarun.config.keys import FREE_ON_RESUME, ROLES, differences
+from metarun.config.keys import FREE_ON_RESUME, ROLES, differences, same
+from metarun.config.schema import flat, shown
 from metarun.errors import UserError
 
+log = logging.getLogger("metarun")
 RUN_KEY = {"evaluate": "run", "train": "resume"}
 GROUPS_OF_A_TEST = ("protocol", "task", "dataset", "device", "algorithm")
 SEEN_BY_THE_NETWORK = ("image_size", "in_channels", "mean", "std")  # of images: another dataset's are made like those of the run
@@ -37,7 +40,18 @@ def evaluated(args: Namespace) -> tuple[dict[str, Any], Path]:
         for key in SEEN_BY_THE_NETWORK:
             if f"dataset.{key}" not in given and key in config.dataset and key in saved["dataset"]:
                 OmegaConf.update(config, f"dataset.{key}", saved["dataset"][key], merge=False)
-    return values(config), run_dir
+    tested = values(config)
+    for group in choices.keys() & given.keys():
+        if aside := set_aside(group, saved, tested, given):
+            log.warning("%s=%s sets aside what the run had: %s", group, given[group], ", ".join(aside))
+    return tested, run_dir
+
+
+def set_aside(group: str, saved: Mapping[str, Any], tested: Mapping[str, Any], given: Collection[str]) -> list[str]:
+    """The run's values of a group, as words of the command line, that another choice of the group replaces or drops."""
+    before, now = flat({group: saved[group]}), flat({group: tested[group]})
+    unlike = {key: value for key, value in before.items() if key not in given and not (key in now and same(value, now[key]))}
+    return [f"{key}={shown(value)}" for key, value in unlike.items() if not key.rpartition(".")[2].startswith("_")]
 
 
 def resumed(args: Namespace) -> tuple[dict[str, Any], dict[str, Any], Path]:
@@ -108,7 +122,7 @@ def changed(command: str, saved: dict[str, Any], choices: dict[str, Any], args: 
         key = override.key_or_group.replace("/", ".")
         if key in (RUN_KEY[command], "hydra.searchpath"):  # say where things are, not what is done
             continue
-        if key == "experiment" and override.value() == choices.get(key):  # the run's own, and so its values are saved
+        if key in choices and override.value() == choices[key]:  # the run's own: its values are saved, and stay
             continue
         if override.is_delete() or override.package or key.startswith("hydra.") or not has(fresh, key) or new(override, config):
             raise UserError(f"{override.input_line}: only choices and values of the run's own configuration can be given here")

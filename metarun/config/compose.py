@@ -1,8 +1,9 @@
 """Configurations from `conf/`: composing them, and what keys they have."""
 
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Override
 from omegaconf import DictConfig, OmegaConf
 
-from metarun.config.schema import GROUPS
+from metarun.config.refusals import unknown_key
+from metarun.config.schema import GROUPS, flat
 from metarun.errors import UserError
 
 # Hydra 1.4 deprecates `version_base`; 1.3 needs it to behave like 1.3.
@@ -87,8 +89,33 @@ def values(cfg: DictConfig) -> dict[str, Any]:
 
 
 def run_values(cfg: DictConfig) -> dict[str, Any]:
-    """The values of a training run."""
-    return values(of_run(cfg))
+    """The values of a training run. Raises UserError for a key that nothing reads, wherever it came from."""
+    found = values(of_run(cfg))
+    refuse_unknown(found)
+    return found
+
+
+def refuse_unknown(found: Mapping[str, Any]) -> None:
+    """Raises UserError for the first key of the root, or of a node without a constructor, that `conf/` does not have."""
+    if isinstance(found.get("experiment"), Mapping):
+        raise UserError("experiment: its values change nothing; a recipe begins with the line '# @package _global_'")
+    for node, known in shipped_keys().items():
+        prefix = f"{node}." if node else ""
+        for key in found[node] if node else found:
+            if key not in known:
+                raise UserError(unknown_key(f"{prefix}{key}", lambda without: [name for name in flat(found) if name != without]))
+
+
+@cache
+def shipped_keys() -> Mapping[str, frozenset[str]]:
+    """The keys of the root (under "") and of the nodes without a constructor, as the files in `conf/` have them."""
+    root: Any = OmegaConf.to_container(OmegaConf.load(conf_dir() / "train.yaml"))
+    groups = [str(group) for entry in root["defaults"] if isinstance(entry, Mapping) for group in entry]
+    found = {"": frozenset({*map(str, root), *groups} - {"defaults", "experiment"})}
+    for node in ("task", "protocol", "device"):
+        files = [OmegaConf.load(path) for path in (conf_dir() / node).glob("*.yaml")]
+        found[node] = frozenset(str(key) for file in files for key in file if key != "defaults")
+    return found
 
 
 def of_run(cfg: DictConfig) -> DictConfig:

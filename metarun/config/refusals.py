@@ -79,7 +79,7 @@ def unknown_key(key: str, known_keys: Callable[[str], Iterable[str]]) -> str:
     # The last part decides: `inner_lr` means `algorithm.inner_lr`, and `algorithm.inner_lr` of a learner without one means nothing else.
     ends = difflib.get_close_matches(last(key), {last(known) for known in keys}, n=1, cutoff=0.7)
     hint = near(key, [known for known in keys if last(known) in ends], cutoff=0.0)
-    return f"{key}: no such key; {hint}a key of your own is added with +{key}=..."
+    return f"{key}: no such key; {hint}".rstrip("; ")
 
 
 def last(key: str) -> str:

@@ -142,9 +142,10 @@ def shown(value: Any) -> str:
 
 
 def near(word: str, choices: Iterable[str], cutoff: float = 0.6, prefix: str = "") -> str:
-    """`did you mean X? ` when one of the choices looks like the word, else nothing."""
-    found = difflib.get_close_matches(word, list(choices), n=1, cutoff=cutoff)
-    return f"did you mean {prefix}{found[0]}? " if found else ""
+    """`did you mean X? ` when one of the choices looks like the word, in whatever case, else nothing."""
+    lower = {choice.lower(): choice for choice in choices}
+    found = difflib.get_close_matches(word.lower(), lower, n=1, cutoff=cutoff)
+    return f"did you mean {prefix}{lower[found[0]]}? " if found else ""
 
 
 def is_integer(value: Any) -> bool:

@@ -35,6 +35,11 @@ REFUSED = {
     "train --config-dir nowhere": "nowhere' not found",
     "train algorithm=protonte": f"algorithm=protonte: no such choice; did you mean protonet? allowed: {', '.join(choices('algorithm'))}",
     "train device=tpu": "device=tpu: no such choice; did you mean cpu? allowed: auto, cpu, cuda, mps",
+    "train algorithm=MAML": "algorithm=MAML: no such choice; did you mean maml?",
+    "train +lr=0.1": "lr: no such key; did you mean optimizer.lr?",
+    "train +task.way=3": "task.way: no such key; did you mean task.ways?",
+    "plan +protocol.episode=3": "protocol.episode: no such key; did you mean protocol.episodes?",
+    "train --multirun seed=0,1 +lr=0.1": "lr: no such key",
     "train stepss=5": "stepss: no such key; did you mean steps?",
     "train algoritm=maml": "algoritm: no such key; did you mean algorithm?",
     "train inner_lr=1 algorithm=maml": "inner_lr: no such key; did you mean algorithm.inner_lr?",
@@ -124,6 +129,35 @@ def test_bad_input_is_one_line_and_writes_nothing(metarun: Metarun, tmp_path: Pa
     assert outcome.code == 2
     assert outcome.err.startswith("metarun: ") and outcome.err.count("\n") == 1 and REFUSED[line] in outcome.err, outcome.err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("recipe", "said"),
+    [
+        ("# @package _global_\nstep: 2\n", "step: no such key; did you mean steps?"),
+        ("# @package _global_\ntask: {way: 3}\n", "task.way: no such key; did you mean task.ways?"),
+        ("steps: 2\n", "experiment: its values change nothing; a recipe begins with"),
+    ],
+)
+def test_a_recipe_with_a_key_that_nothing_reads_is_refused(metarun: Metarun, tmp_path: Path, recipe: str, said: str) -> None:
+    (tmp_path / "own/experiment").mkdir(parents=True)
+    (tmp_path / "own/experiment/mine.yaml").write_text(recipe)
+    outcome = metarun("train --config-dir own experiment=mine")
+    assert outcome.code == 2 and outcome.err.count("\n") == 1 and said in outcome.err, outcome.err
+    assert [path.name for path in tmp_path.iterdir()] == ["own"]
+
+
+def test_evaluate_keeps_the_runs_values_under_its_own_choice_and_says_what_another_sets_aside(
+    metarun: Metarun, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert metarun(f"train algorithm=maml algorithm.inner_lr=0.02 {TINY} device.precision=bf16 hydra.run.dir=run").code == 0
+    shown = metarun("evaluate run=run algorithm=maml device=cpu --cfg job")
+    assert "inner_lr: 0.02" in shown.out and "precision: bf16" in shown.out and not caplog.messages
+    shown = metarun("evaluate run=run algorithm=maml algorithm.inner_lr=0.03 --cfg job")
+    assert "inner_lr: 0.03" in shown.out
+    shown = metarun("evaluate run=run algorithm=fomaml --cfg job")
+    assert "first_order: true" in shown.out
+    assert caplog.messages == ["algorithm=fomaml sets aside what the run had: algorithm.inner_lr=0.02, algorithm.first_order=false"]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
