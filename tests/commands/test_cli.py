@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import shlex
 import subprocess
 import sys
 from argparse import Namespace
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import TINY, Metarun
+from helpers import TINY, Metarun, Outcome
 from omegaconf import OmegaConf
 
 from metarun.cli import COMMANDS
@@ -234,6 +235,37 @@ def test_a_run_leaves_its_folder_and_a_refused_second_one_changes_nothing(metaru
 def test_resume_refuses_another_configuration(metarun: Metarun, trained: Path, change: str, said: str) -> None:
     outcome = metarun(f"train resume=trained {change}")
     assert outcome.code == 2 and outcome.err.count("\n") == 1 and said in outcome.err, outcome.err
+
+
+def said(outcome: Outcome) -> list[str]:
+    """What a run says first and last."""
+    assert outcome.code == 0, outcome.err
+    first, *_, folder, report, evaluate = outcome.out.splitlines()
+    return [first, folder, report, evaluate]
+
+
+BLOCKS = (9 * 1 + 9 * 4) * 4 + 2 * 4 + 2 * (4 + 4)  # two convolutions with their offsets, two batch norms
+
+
+@pytest.mark.parametrize(
+    ("words", "first"),
+    [
+        ("algorithm=protonet", f"protonet on glyphs, 3-way 1-shot, {BLOCKS} parameters"),
+        ("algorithm=matching_net", f"matching_net on glyphs, 3-way 1-shot, {BLOCKS} parameters, 1 frozen"),
+        ("algorithm=baseline", f"baseline on glyphs, 300 classes, mini-batches of 64, {BLOCKS + 5 * 300:,} parameters"),
+    ],
+)
+def test_a_run_says_first_what_it_is_and_last_where_it_lies(metarun: Metarun, words: str, first: str) -> None:
+    lines = said(metarun(f"train {words} {TINY} backbone.features=mean hydra.run.dir=\"'a & b'\""))
+    assert lines[:2] == [f"{first}, cpu fp32, 2 steps -> a & b", "the run is in a & b"]
+    assert [shlex.split(line) for line in lines[2:]] == [
+        ["metarun", "report", "a & b"],
+        ["metarun", "evaluate", "run='a & b'", "protocol.episodes=10000"],
+    ]
+    for line in lines[2:]:  # as they stand, but for the time it takes
+        assert metarun(line.strip().removeprefix("metarun ").replace("10000", "4")).code == 0
+    resumed = said(metarun("train resume=\"'a & b'\""))
+    assert resumed == [f"{first}, cpu fp32, steps 2 to 2 -> a & b", *lines[1:]]
 
 
 def test_resume_takes_the_same_command_again_and_keeps_the_folder(metarun: Metarun, trained: Path) -> None:
