@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from argparse import Namespace
@@ -19,6 +20,7 @@ from metarun.config import compose
 from metarun.config.schema import check
 from metarun.config.targets import check_targets
 from metarun.errors import UserError
+from metarun.runs.status import report
 
 
 def choices(group: str) -> list[str]:
@@ -240,8 +242,8 @@ def test_resume_refuses_another_configuration(metarun: Metarun, trained: Path, c
 def said(outcome: Outcome) -> list[str]:
     """What a run says first and last."""
     assert outcome.code == 0, outcome.err
-    first, *_, folder, report, evaluate = outcome.out.splitlines()
-    return [first, folder, report, evaluate]
+    first, *_, folder, reports, evaluates = outcome.out.splitlines()
+    return [first, folder, reports, evaluates]
 
 
 BLOCKS = (9 * 1 + 9 * 4) * 4 + 2 * 4 + 2 * (4 + 4)  # two convolutions with their offsets, two batch norms
@@ -273,6 +275,24 @@ def test_resume_takes_the_same_command_again_and_keeps_the_folder(metarun: Metar
     outcome = metarun(f"train algorithm=maml {TINY} resume=trained dataset.residency=ram")
     assert outcome.code == 0, outcome.err
     assert tree(trained / ".hydra") == hydra and [path.name for path in trained.parent.iterdir()] == ["trained"]
+
+
+def test_a_folder_of_runs_is_no_run_and_says_what_lies_below(metarun: Metarun, trained: Path) -> None:
+    folders = [Path("runs/old"), Path("runs/sweep/new")]
+    for number, folder in enumerate(folders):
+        shutil.copytree(trained, folder)
+        report(folder, updated=f"2026-01-0{number + 1}T00:00:00+00:00")
+    both, one = (metarun(f"train resume={place}") for place in ("runs", "runs/sweep"))
+    assert both.code == one.code == 2 and both.err.count("\n") == one.err.count("\n") == 1
+    assert "runs is not a run directory; 2 runs lie below it, last at work runs/sweep/new" in both.err, both.err
+    assert "1 run lies below it" in one.err and "1 run lies below it" in metarun("evaluate run=runs/sweep").err
+
+
+def test_the_last_checkpoint_serves_where_there_is_no_best(metarun: Metarun, trained: Path) -> None:
+    (trained / "checkpoints/best.pt").unlink()
+    outcome = metarun("evaluate run=trained")
+    assert outcome.code == 2 and outcome.err.endswith("so far; protocol.selection=last tests the last one\n"), outcome.err
+    assert metarun("evaluate run=trained protocol.selection=last").code == 0
 
 
 def test_resume_takes_the_experiment_of_the_run_again_and_no_other(metarun: Metarun) -> None:
