@@ -20,7 +20,7 @@ from metarun.config import compose
 from metarun.config.schema import check
 from metarun.config.targets import check_targets
 from metarun.errors import UserError
-from metarun.runs.status import report
+from metarun.runs.status import write_json
 
 
 def choices(group: str) -> list[str]:
@@ -281,7 +281,7 @@ def test_a_folder_of_runs_is_no_run_and_says_what_lies_below(metarun: Metarun, t
     folders = [Path("runs/old"), Path("runs/sweep/new")]
     for number, folder in enumerate(folders):
         shutil.copytree(trained, folder)
-        report(folder, updated=f"2026-01-0{number + 1}T00:00:00+00:00")
+        write_json(folder / "status.json", {"updated": f"2026-01-0{number + 1}T00:00:00+00:00"})
     both, one = (metarun(f"train resume={place}") for place in ("runs", "runs/sweep"))
     assert both.code == one.code == 2 and both.err.count("\n") == one.err.count("\n") == 1
     assert "runs is not a run directory; 2 runs lie below it, last at work runs/sweep/new" in both.err, both.err

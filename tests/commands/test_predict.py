@@ -214,11 +214,7 @@ REFUSED: dict[str, tuple[str, str, Callable[[Path], object]]] = {
     "no run": (GOOD.replace("run=run", "run=nowhere"), "nowhere: no such run directory", Path.iterdir),
     "empty run": (GOOD.replace("run=run", "run=known"), "not a run directory", Path.iterdir),
     "last": (f"{GOOD} checkpoint=last", "last.pt: not found; run has best only", Path.iterdir),
-    "no best yet": (
-        GOOD,
-        "run: no checkpoint is its best, as no validation",
-        unvalidated,
-    ),
+    "no best yet": (GOOD, "run: no checkpoint is its best, as no validation", unvalidated),
     "no best yet, but asked for": (f"{GOOD} checkpoint=best", "so far; checkpoint=last takes the last one", unvalidated),
     "no support": (GOOD.replace("known", "unknown"), "support: unknown is no folder", Path.iterdir),
     "file as query": (GOOD.replace("query=new", "query=known/ant/0.png"), "0.png is no folder", Path.iterdir),
