@@ -61,7 +61,7 @@ def _load(run: Path, classes: int) -> "tuple[FewShotLearner, Mapping[str, Any]]"
 
     try:
         config = completed(load_checkpoint(run, newest(run))["config"])
-        checkpoint = load_checkpoint(run, selected(run, config["protocol"])[0])
+        checkpoint = load_checkpoint(run, selected(run, config["protocol"], "let it train up to a validation first")[0])
     except UserError as error:
         raise UserError(f"algorithm.teacher.run: {error}") from error
     if checkpoint.get("classes") != classes:

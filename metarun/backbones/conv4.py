@@ -71,7 +71,7 @@ class Conv4(Backbone):
             size = halve(size + 2 * pad - 2, downsample) if i < halved else size + 2 * pad - 2
             if size < 1:
                 raise UserError(f"backbone.widths: {len(widths)} blocks leave nothing of a {image_size}x{image_size} image")
-        self.mean, self.out_channels = features == "mean", widths[-1]
+        self.mean, self.in_channels, self.out_channels = features == "mean", in_channels, widths[-1]
         self.out_features = widths[-1] * (1 if self.mean else size * size)
         films = [Film(context, width) if i == film_block else None for i, width in enumerate(widths)]
         blocks = [

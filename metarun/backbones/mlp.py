@@ -28,7 +28,7 @@ class MLP(Backbone):
         super().__init__()
         require(len(widths) > 0 and min(widths) > 0, "widths", list(widths), "one number of units above 0 per layer")
         require(eps > 0, "eps", eps, "a number above 0")
-        self.out_features = self.out_channels = widths[-1]
+        self.in_channels, self.out_features, self.out_channels = in_channels, widths[-1], widths[-1]
         pixels = in_channels * image_size * image_size
         self.layers = nn.Sequential(*(Layer(i, o, scale, eps) for i, o in pairwise((pixels, *widths))))
 

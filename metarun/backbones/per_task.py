@@ -9,7 +9,7 @@ from metarun.errors import UserError
 
 
 class PerTask(Backbone):
-    """Makes a backbone of `module`, which maps (n, C, H, W) to (n, D), by looping over tasks that have their own parameters.
+    """Makes a backbone of `module`, which maps (n, C, H, W) to (n, D), by looping over tasks.
 
     in_channels, image_size: of the images; channels: what `module` takes, a grey image being repeated. Raises UserError if
     `module` cannot take such images or does not answer with (n, D).
@@ -18,7 +18,7 @@ class PerTask(Backbone):
     def __init__(self, module: nn.Module, in_channels: int, image_size: int, channels: int | None = None) -> None:
         super().__init__()
         self.module = module
-        self.channels = channels or in_channels
+        self.in_channels, self.channels = in_channels, channels or in_channels
         self.shapes = {name: value.shape for name, value in self._state().items()}
         try:
             with torch.no_grad():
@@ -39,7 +39,7 @@ class PerTask(Backbone):
             x = x.expand(-1, -1, self.channels, -1, -1)
         state = self._state()
         own = {name for name, value in state.items() if value.shape != self.shapes[name]}
-        if not own:
-            return self.module(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+        if not own:  # each by itself all the same: in training a batch norm would mix them
+            return torch.stack([self.module(images) for images in x])
         tasks = [{name: value[t] if name in own else value for name, value in state.items()} for t in range(x.shape[0])]
         return torch.stack([functional_call(self.module, task, (images,)) for task, images in zip(tasks, x, strict=True)])

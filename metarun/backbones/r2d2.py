@@ -39,7 +39,7 @@ class R2D2(Backbone):
         require(len(dropout) == 2 and all(0 <= p < 1 for p in dropout), "dropout", list(dropout), "two numbers from 0 to below 1")
         require(0 <= slope <= 1, "slope", slope, "a number between 0 and 1")
         require(image_size >= 16, "image_size", image_size, "images of at least 16 pixels, which four blocks leave something of")
-        third = image_size // 8
+        self.in_channels, third = in_channels, image_size // 8
         sizes = (third - 1, third - 1) if last_stride == 1 else (third, third // 2)
         self.out_features = self.out_channels = sum(width * size**2 for width, size in zip(widths[2:], sizes, strict=True))
         self.last_stride, self.dropout = last_stride, tuple(dropout)

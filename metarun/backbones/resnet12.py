@@ -41,7 +41,7 @@ class ResNet12(Backbone):
         require(ramp > 0, "ramp", ramp, "a number of passes above 0")
         size, plain = image_size // 2 ** len(widths), len(widths) - 2
         require(size > 0, "image_size", image_size, f"at least {2 ** len(widths)} pixels for {len(widths)} blocks")
-        self.mean, self.out_channels = features == "mean", widths[-1]
+        self.mean, self.in_channels, self.out_channels = features == "mean", in_channels, widths[-1]
         self.out_features = widths[-1] * (1 if self.mean else size * size)
         self.blocks = nn.ModuleList(Block(i, o) for i, o in pairwise((in_channels, *widths)))
         self.drops = nn.ModuleList(

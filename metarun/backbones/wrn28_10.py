@@ -29,7 +29,7 @@ class WideResNet(Backbone):
             blocks.append(Block(inputs, outputs, 1 if stage == 0 else 2, dropout))
             blocks += [Block(outputs, outputs, 1, dropout) for _ in range((depth - 4) // 6 - 1)]
         self.stem, self.blocks, self.norm = convolution(in_channels, 16, 3), nn.Sequential(*blocks), BatchNorm2d(widths[-1])
-        self.out_features = self.out_channels = widths[-1]
+        self.in_channels, self.out_features, self.out_channels = in_channels, widths[-1], widths[-1]
 
     def forward(self, x: Tensor) -> Tensor:
         tasks = x.shape[0]

@@ -9,6 +9,7 @@ from torch.optim.lr_scheduler import ConstantLR
 
 from metarun.algorithms.base import FewShotLearner
 from metarun.classification.evaluation import evaluate as score
+from metarun.commands.lines import learned
 from metarun.commands.train import Job, prepare
 from metarun.text.units import counted, duration, size
 from metarun.training.build import Config, Data, Split
@@ -27,8 +28,8 @@ def plan(cfg: Config, run_dir: Path) -> Iterator[str]:
     job = prepare(cfg, run_dir)
     trainer = job.trainer(run=None, validate=None)  # what a step does not need
     tasks, steps = cfg["tasks_per_step"], cfg["steps"]
-    weights = sum(parameter.numel() for parameter in job.learner.parameters() if parameter.requires_grad)
-    yield f"learner      {type(job.learner).__name__}, {weights:,} meta-learned parameters, on {job.device.torch}, {job.device.precision}"
+    weights = f"{learned(job.learner):,} meta-learned parameters"
+    yield f"learner      {type(job.learner).__name__}, {weights}, on {job.device.torch}, {job.device.precision}"
     for when, what, images in parts(job.learner, cfg):
         yield f"{when:13}{what}: {images:,} images"
     before = job.device.used_memory()

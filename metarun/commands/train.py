@@ -15,6 +15,7 @@ from metarun.classification.diagnostics import QUICK_MODES, diagnose, scalars
 from metarun.classification.evaluation import ACCURACY
 from metarun.classification.evaluation import evaluate as score
 from metarun.classification.picture import episode_figure
+from metarun.commands.lines import first_line, last_lines
 from metarun.config.keys import PLACES, ROLES, differences
 from metarun.config.schema import word
 from metarun.errors import UserError
@@ -85,15 +86,24 @@ def changes(checkpoint: Mapping[str, Any] | None, config: Mapping[str, Any]) -> 
 
 def train(cfg: Config, run_dir: Path, choices: Mapping[str, str] | None = None) -> dict[str, Any]:
     """Trains, or goes on training, and tests the selected checkpoint. Returns the record of the test, as `evaluate` does, or if the run
-    is not to be tested its best validation: `accuracy` in percent is in both.
+    is not to be tested its best validation: `accuracy` in percent is in both. Logs first what the run is, and last where it lies.
     """
     job = prepare(cfg, run_dir, choices)
+    record = _trained_and_tested(cfg, run_dir, job)
+    for line in last_lines(run_dir):  # once the folder is free again for what they say
+        log.info(line)
+    return record
+
+
+def _trained_and_tested(cfg: Config, run_dir: Path, job: Job) -> dict[str, Any]:
     with stopping(run_dir), Run(run_dir, job.checkpoint, job.facts) as run:
         trainer = job.trainer(validate=partial(_validate, cfg, job, run), run=run)
         if job.checkpoint is None:
             run.describe(cfg)
         else:
             trainer.load(job.checkpoint)
+        begun = None if job.checkpoint is None else trainer.step
+        log.info(first_line(cfg, job.learner, job.facts["classes"], job.device, begun, run_dir, job.facts["choices"]))
         trainer.fit()
         if not cfg["test"]:
             return {"accuracy": trainer.best["value"] if trainer.best else float("nan")}

@@ -161,11 +161,6 @@ def _keep_freed_memory() -> None:
         return
 
 
-def accumulated(dtype: torch.dtype) -> torch.dtype:
-    """The type in which values of this type are added up: float32 for half precision."""
-    return torch.float32 if dtype in (torch.bfloat16, torch.float16) else dtype
-
-
 def adds_row_by_row(device: torch.device) -> bool:
     """Whether torch's batch norm adds the rows of channels-last images one after another, as it does on the CPU."""
     return device.type == "cpu"

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from metarun.nn.device import accumulated, adds_row_by_row
+from metarun.nn.device import adds_row_by_row
 
 Sizes = tuple[int, ...]
 ROWS = 1024
@@ -48,13 +48,15 @@ def batch_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
     if x.numel() == x.shape[1]:
         raise ValueError(f"batch norm needs more than one value per channel, got {tuple(x.shape)}")
     with torch.no_grad():
-        ones = torch.ones(x.shape[1], dtype=accumulated(x.dtype), device=x.device)
-        parts = x.split(max(1, ROWS // (x.shape[2] * x.shape[3]))) if adds_row_by_row(x.device) else (x,)
-        found = [torch.ops.aten.batch_norm_update_stats(part, ones, ones, 0.0) for part in parts]
-        if len(found) == 1:
-            return found[0]
+        kind = torch.float32 if x.dtype in (torch.bfloat16, torch.float16) else x.dtype
+        if not adds_row_by_row(x.device):
+            variance, mean = torch.var_mean(x.to(kind), (0, 2, 3), correction=0)
+            return mean, variance
+        unused = torch.ones(x.shape[1], dtype=kind)  # running statistics, which say in what precision the answer is
+        parts = x.split(max(1, ROWS // (x.shape[2] * x.shape[3])))
+        found = [torch.ops.aten.batch_norm_update_stats(part, unused, unused, 0.0) for part in parts]
         means, variances = (torch.stack(each) for each in zip(*found, strict=True))
-        share = torch.tensor([len(part) / len(x) for part in parts], dtype=means.dtype).unsqueeze(1)
+        share = torch.tensor([len(part) / len(x) for part in parts], dtype=kind).unsqueeze(1)
         mean = (share * means).sum(0)
         return mean, (share * (variances + (means - mean).square())).sum(0)
 

@@ -24,19 +24,22 @@ def unfold(x: Tensor, tasks: int) -> Tensor:
 
 
 class Conv2d(nn.Conv2d):
-    """`torch.nn.Conv2d` on (n, T·C, H, W), with weight (out, in, k, k) or (T, out, in, k, k)."""
+    """`torch.nn.Conv2d` on (n, T·C, H, W), with weight (out, in, k, k), which all tasks share, or (T, out, in, k, k)."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, padding: int = 0) -> None:
         super().__init__(in_channels, out_channels, kernel_size, stride, padding)
         self.to(memory_format=torch.channels_last)  # as the images are: what is made of the weights then never has to be turned
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.weight.dim() == 4:
+        shared = self.weight.dim() == 4
+        tasks = x.shape[1] // self.in_channels if shared else self.weight.shape[0]
+        if shared and tasks <= 1:
             return super().forward(x)
-        weight = self.weight.flatten(0, 1).contiguous(memory_format=torch.channels_last)
-        bias = None if self.bias is None else self.bias.flatten()
+        each = self.weight.expand(tasks, *self.weight.shape[-4:])
+        weight = each.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        bias = None if self.bias is None else self.bias.expand(tasks, -1).flatten()
         assert isinstance(self.padding, tuple)
-        return conv2d(x, weight, bias, self.stride, self.padding, self.weight.shape[0])
+        return conv2d(x, weight, bias, self.stride, self.padding, tasks)
 
 
 class Linear(nn.Linear):
@@ -113,8 +116,9 @@ class Film(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         own = self.context.dim() == 2
-        values = self.linear(self.context.unsqueeze(1) if own else self.context[None, None])  # (T, 1, 2C)
-        scale, offset = (_per_channel(value, x.shape[1] // value.shape[1]) for value in values[:, 0].chunk(2, 1))
+        values = self.linear(self.context.unsqueeze(1) if own else self.context[None, None])[:, 0]  # (T, 2C), or (1, 2C) for all tasks
+        tasks = 2 * x.shape[1] // values.shape[1]
+        scale, offset = (_per_channel(value if own else value[0], tasks) for value in values.chunk(2, 1))
         return x * scale.to(x.dtype)[:, None, None] + offset.to(x.dtype)[:, None, None]
 
 

@@ -11,7 +11,9 @@ from typing import Any
 import torch
 
 from metarun.errors import UserError
+from metarun.runs.catalogue import find_runs
 from metarun.runs.files import whole
+from metarun.text.units import counted
 from metarun.version import __version__
 
 FORMAT = "metarun-checkpoint-1"
@@ -38,7 +40,7 @@ def load_checkpoint(folder: Path, name: str) -> dict[str, Any]:
     if not folder.is_dir():
         raise UserError(f"{folder}: no such run directory")
     if not path.is_file():
-        raise UserError(f"{path}: not found; {folder} is not a run directory, or its run saved nothing yet")
+        raise UserError(f"{path}: not found; {_instead(folder)}")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # bytes that are no checkpoint raise nearly anything
@@ -46,6 +48,17 @@ def load_checkpoint(folder: Path, name: str) -> dict[str, Any]:
     if not isinstance(checkpoint, dict) or checkpoint.get("format") != FORMAT:
         raise UserError(f"{path}: not a checkpoint of metarun, or of another version; expected {FORMAT}")
     return checkpoint
+
+
+def _instead(folder: Path) -> str:
+    """What there is in a folder that lacks a checkpoint."""
+    if there := sorted(path.stem for path in (folder / "checkpoints").glob("*.pt")):
+        return f"{folder} has {' and '.join(there)} only"
+    runs = [run for run in find_runs(folder) if any((run.folder / "checkpoints").glob("*.pt"))]
+    if runs:
+        latest = max(runs, key=lambda run: str(run.status.get("updated", "")))
+        return f"{folder} is not a run directory; {counted(len(runs), 'run lies', 'runs lie')} below it, last at work {latest.folder}"
+    return f"{folder} is not a run directory, or its run saved nothing yet"
 
 
 def renewed(checkpoint: Mapping[str, Any]) -> dict[str, Any]:

@@ -29,7 +29,8 @@ def export(run_dir: Path, folder: Path) -> Path:
         raise UserError(f"{run_dir}: holds no run")
     if folder.exists():
         raise UserError(f"{folder}: already exists")
-    names = selected(run_dir, completed(facts["config"])["protocol"])
+    way_out = "let it train up to a validation first"
+    names = selected(run_dir, completed(facts["config"])["protocol"], way_out)
     checkpoints = {name: load_checkpoint(run_dir, name) for name in {*names, *(["last"] if len(names) > 1 else [])}}
     overrides = run_dir / ".hydra/overrides.yaml"
     words = [str(word) for word in OmegaConf.load(overrides)] if overrides.exists() else []

@@ -89,12 +89,15 @@ def trained_classes(checkpoint: Mapping[str, Any]) -> int:
     return checkpoint.get("classes", len(checkpoint["data"]["classes"]))
 
 
-def selected(run_dir: Path, protocol: Mapping[str, Any]) -> list[str]:
-    """The names of the checkpoints that the protocol tests, the best first. Raises UserError if it wants more than the run kept."""
-    none = UserError(
-        f"protocol.selection: best_val is not allowed; no validation of {run_dir} gave a finite number, so that no checkpoint is the best; "
-        "protocol.selection=last tests the last one"
-    )
+def selected(run_dir: Path, protocol: Mapping[str, Any], way_out: str | None = None) -> list[str]:
+    """The names of the checkpoints that the protocol tests, the best first.
+
+    way_out: what a command offers that is asked for the best where there is none, unless the protocol can be changed there. Raises
+    UserError with it then, and if the protocol wants more than the run kept.
+    """
+    if way_out is None:
+        way_out = f"protocol.selection=last{' protocol.ensemble=1' * (protocol['ensemble'] > 1)} tests the last one"
+    none = UserError(f"{run_dir}: no checkpoint is its best, as no validation of it gave a finite number so far; {way_out}")
     if protocol["ensemble"] == 1:
         name = "best" if protocol["selection"] == "best_val" else "last"
         there = {path.stem for path in (run_dir / "checkpoints").glob("*.pt")}

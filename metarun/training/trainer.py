@@ -172,6 +172,7 @@ class Trainer:
         self.refuse_non_finite()
         self.run.save(name, {**self.facts, **self.state()})
         if name == "last":  # only then does nothing ask for the others any more
+            self.run.report(step=self.step)
             self.run.keep([f"val-{step}" for _, step in self.ranking])
 
     def state(self) -> dict[str, Any]:

@@ -1,6 +1,8 @@
 """Networks against their published sizes, against plain torch, and with weights from a file."""
 
+import re
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from itertools import pairwise
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from torch.nn import functional as F
 from metarun.algorithms.maml import MAML
 from metarun.backbones.base import Backbone
 from metarun.backbones.conv4 import Conv4
+from metarun.backbones.mlp import MLP
 from metarun.backbones.per_task import PerTask
 from metarun.backbones.pretrained import timm_model, torchvision_model
 from metarun.backbones.r2d2 import R2D2
@@ -88,9 +91,9 @@ def test_every_backbone_has_its_published_size(name: str) -> None:
     parameters, millions, convolutions, *maps = SIZES[name]
     cfg = composed(f"backbone={name}")["backbone"]
     for channels, size, (places, width) in ((3, 84, maps[0]), (1, 28, maps[1])):
-        # On `meta` there are shapes without their numbers, but no autocast, which the smallest networks ask for.
+        # On `meta` there are shapes without their numbers, but no autocast, which the smallest networks ask for, and no statistics.
         with torch.device("cpu" if name.startswith(("conv4", "mlp")) else "meta"):
-            backbone = instantiate(cfg, in_channels=channels, image_size=size, _convert_="all")
+            backbone = instantiate(cfg, in_channels=channels, image_size=size, _convert_="all").eval()
             out = backbone(torch.zeros(1, 2, channels, size, size))
         assert out.shape == (1, 2, places * width)
         assert (backbone.out_features, backbone.out_channels) == (places * width, width)
@@ -189,6 +192,48 @@ def by_hand(net: Backbone, plain: Callable[..., Tensor], weights: Mapping[str, T
             return plain(self.net, x)
 
     return functional_call(Plain(), {f"net.{key}": value for key, value in weights.items()}, (x,))
+
+
+SHARED: dict[str, Callable[[], Backbone]] = {
+    **{f"conv4 {how}": lambda how=how: Conv4(2, 16, (3, 4), how) for how in ("pool", "pool_ceil", "stride")},  # type: ignore[misc]
+    "conv4 with FiLM": lambda: Conv4(2, 16, (3, 4), film_block=1, context=5, init="kaiming"),
+    "conv4 of RelationNet": lambda: Conv4(2, 16, (3, 4), padding=(0, 1), pooled=1, features="mean", scale=False),
+    "resnet12": lambda: ResNet12(2, 16, (3, 4), drop=0),
+    "wide": lambda: WideResNet(2, 16, 10, 1),
+    "r2d2": lambda: R2D2(2, 16, (3, 4, 3, 2), dropout=(0, 0)),
+    "mlp": lambda: MLP(2, 16, (5, 4)),
+    "per_task": lambda: PerTask(nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten()), 2, 16),
+}
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("name", SHARED)
+def test_tasks_that_share_weights_equal_a_loop_over_them(name: str, training: bool) -> None:
+    """Features, their gradients and, in training, the running statistics; a task by its own batch's alone."""
+    torch.manual_seed(0)
+    net = SHARED[name]().double()
+    for key, value in net.named_parameters():
+        value.data.add_(torch.randn_like(value), alpha=1.0 if key.endswith("context") else 0.1)
+    x, target = torch.randn(3, 4, 2, 16, 16).double(), torch.randn(3, 4, net.out_features).double()
+    x *= torch.tensor([1.0, 2.0, 3.0]).view(3, 1, 1, 1, 1)
+    learned = [value for value in net.parameters() if value.requires_grad]
+    before, found = deepcopy(net.state_dict()), []
+    for compute in (lambda: net(x), lambda: torch.cat([net(each[None]) for each in x])):
+        net.load_state_dict(before)
+        out = compute() if net.train(training) else None
+        assert out is not None
+        found.append([out, *torch.autograd.grad((out * target).square().sum(), learned), *(buffer.clone() for buffer in net.buffers())])
+    for ours, expected in zip(*found, strict=True):
+        if ours.is_floating_point():  # not a count of batches
+            torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_what_are_no_images_of_tasks_is_said_in_a_line(name: str) -> None:
+    net = SHARED[name]()
+    for shape in ((25, 2, 16, 16), (3, 4, 1, 16, 16), (3, 4, 4, 16, 16)):
+        with pytest.raises(ValueError, match=re.escape(f"expected images (T, n, 2, H, W), got {shape}")):
+            net(torch.zeros(shape))
 
 
 def test_drop_block_drops_squares_at_the_rate_of_its_ramp() -> None:

@@ -3,6 +3,8 @@
 import fcntl
 import json
 import os
+import shlex
+import shutil
 import subprocess
 import sys
 from argparse import Namespace
@@ -10,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import TINY, Metarun
+from helpers import TINY, Metarun, Outcome
 from omegaconf import OmegaConf
 
 from metarun.cli import COMMANDS
@@ -18,6 +20,7 @@ from metarun.config import compose
 from metarun.config.schema import check
 from metarun.config.targets import check_targets
 from metarun.errors import UserError
+from metarun.runs.status import write_json
 
 
 def choices(group: str) -> list[str]:
@@ -270,6 +273,37 @@ def test_resume_refuses_another_configuration(metarun: Metarun, trained: Path, c
     assert outcome.code == 2 and outcome.err.count("\n") == 1 and said in outcome.err, outcome.err
 
 
+def said(outcome: Outcome) -> list[str]:
+    """What a run says first and last."""
+    assert outcome.code == 0, outcome.err
+    first, *_, folder, reports, evaluates = outcome.out.splitlines()
+    return [first, folder, reports, evaluates]
+
+
+BLOCKS = (9 * 1 + 9 * 4) * 4 + 2 * 4 + 2 * (4 + 4)  # two convolutions with their offsets, two batch norms
+
+
+@pytest.mark.parametrize(
+    ("words", "first"),
+    [
+        ("algorithm=protonet", f"protonet on glyphs, 3-way 1-shot, {BLOCKS} parameters"),
+        ("algorithm=matching_net", f"matching_net on glyphs, 3-way 1-shot, {BLOCKS} parameters, 1 frozen"),
+        ("algorithm=baseline", f"baseline on glyphs, 300 classes, mini-batches of 64, {BLOCKS + 5 * 300:,} parameters"),
+    ],
+)
+def test_a_run_says_first_what_it_is_and_last_where_it_lies(metarun: Metarun, words: str, first: str) -> None:
+    lines = said(metarun(f"train {words} {TINY} backbone.features=mean hydra.run.dir=\"'a & b'\""))
+    assert lines[:2] == [f"{first}, cpu fp32, 2 steps -> a & b", "the run is in a & b"]
+    assert [shlex.split(line) for line in lines[2:]] == [
+        ["metarun", "report", "a & b"],
+        ["metarun", "evaluate", "run='a & b'", "protocol.episodes=10000"],
+    ]
+    for line in lines[2:]:  # as they stand, but for the time it takes
+        assert metarun(line.strip().removeprefix("metarun ").replace("10000", "4")).code == 0
+    resumed = said(metarun("train resume=\"'a & b'\""))
+    assert resumed == [f"{first}, cpu fp32, steps 2 to 2 -> a & b", *lines[1:]]
+
+
 def test_resume_takes_the_same_command_again_and_keeps_the_folder(metarun: Metarun, trained: Path) -> None:
     hydra = tree(trained / ".hydra")
     outcome = metarun(f"train algorithm=maml {TINY} resume=trained dataset.residency=ram")
@@ -285,6 +319,24 @@ def test_resume_takes_what_is_only_looked_at_and_more_steps_and_says_so(metarun:
     assert metarun(f"train scheduler=cosine {TINY} hydra.run.dir=cosine").code == 0
     outcome = metarun("train resume=cosine steps=4")
     assert outcome.code == 2 and "steps: 4 is not allowed; scheduler.T_max follows from it" in outcome.err
+
+
+def test_a_folder_of_runs_is_no_run_and_says_what_lies_below(metarun: Metarun, trained: Path) -> None:
+    folders = [Path("runs/old"), Path("runs/sweep/new")]
+    for number, folder in enumerate(folders):
+        shutil.copytree(trained, folder)
+        write_json(folder / "status.json", {"updated": f"2026-01-0{number + 1}T00:00:00+00:00"})
+    both, one = (metarun(f"train resume={place}") for place in ("runs", "runs/sweep"))
+    assert both.code == one.code == 2 and both.err.count("\n") == one.err.count("\n") == 1
+    assert "runs is not a run directory; 2 runs lie below it, last at work runs/sweep/new" in both.err, both.err
+    assert "1 run lies below it" in one.err and "1 run lies below it" in metarun("evaluate run=runs/sweep").err
+
+
+def test_the_last_checkpoint_serves_where_there_is_no_best(metarun: Metarun, trained: Path) -> None:
+    (trained / "checkpoints/best.pt").unlink()
+    outcome = metarun("evaluate run=trained")
+    assert outcome.code == 2 and outcome.err.endswith("so far; protocol.selection=last tests the last one\n"), outcome.err
+    assert metarun("evaluate run=trained protocol.selection=last").code == 0
 
 
 def test_resume_takes_the_experiment_of_the_run_again_and_no_other(metarun: Metarun) -> None:

@@ -198,6 +198,10 @@ def diverged(run: Path) -> None:
     save_checkpoint(run / "checkpoints/best.pt", {**checkpoint, "model": values})
 
 
+def unvalidated(root: Path) -> None:
+    (root / "run/checkpoints/best.pt").rename(root / "run/checkpoints/last.pt")
+
+
 GOOD = "predict run=run support=known query=new out=a.csv"
 REFUSED: dict[str, tuple[str, str, Callable[[Path], object]]] = {
     "nothing": ("predict", "run: a value is needed", Path.iterdir),
@@ -209,7 +213,9 @@ REFUSED: dict[str, tuple[str, str, Callable[[Path], object]]] = {
     "device": (f"{GOOD} device=tpu", "device: tpu is not allowed", Path.iterdir),
     "no run": (GOOD.replace("run=run", "run=nowhere"), "nowhere: no such run directory", Path.iterdir),
     "empty run": (GOOD.replace("run=run", "run=known"), "not a run directory", Path.iterdir),
-    "last": (f"{GOOD} checkpoint=last", "last.pt: not found", Path.iterdir),
+    "last": (f"{GOOD} checkpoint=last", "last.pt: not found; run has best only", Path.iterdir),
+    "no best yet": (GOOD, "run: no checkpoint is its best, as no validation", unvalidated),
+    "no best yet, but asked for": (f"{GOOD} checkpoint=best", "so far; checkpoint=last takes the last one", unvalidated),
     "no support": (GOOD.replace("known", "unknown"), "support: unknown is no folder", Path.iterdir),
     "file as query": (GOOD.replace("query=new", "query=known/ant/0.png"), "0.png is no folder", Path.iterdir),
     "empty query": (GOOD.replace("query=new", "query=empty"), "query: empty is empty", lambda root: (root / "empty").mkdir()),

@@ -1,5 +1,6 @@
 """The real process, killed: what it leaves must lead to the very bytes of a run that was never disturbed."""
 
+import json
 import random
 import signal
 import subprocess
@@ -75,3 +76,4 @@ def test_an_interrupted_run_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
         assert f"metarun train resume={folder}" in printed(folder).read_text()
         saved = torch.load(folder / "checkpoints" / "last.pt", weights_only=True)
         assert saved["step"] % 3 or saved["step"] < 40  # saved where it stood, not where a checkpoint was due
+        assert json.loads((folder / "status.json").read_text())["step"] == saved["step"]

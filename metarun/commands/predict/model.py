@@ -18,6 +18,13 @@ from metarun.nn.device import Device
 from metarun.runs.checkpoint import load_checkpoint
 from metarun.training.testing import selected, trained_learners
 
+ASKED: dict[str | None, dict[str, Any]] = {
+    None: {},
+    "best": {"ensemble": 1, "selection": "best_val"},
+    "last": {"ensemble": 1, "selection": "last"},
+}
+"""What `checkpoint=` changes of the protocol that the run is tested by."""
+
 
 @dataclass(frozen=True)
 class Model:
@@ -41,7 +48,7 @@ def trained(values: Mapping[str, str]) -> Model:
         cfg, _ = saved_config(run_dir)
         check_targets(cfg)
         device = _device(cfg["device"], values.get("device", "auto"))
-        names = [values["checkpoint"]] if "checkpoint" in values else selected(run_dir, cfg["protocol"])
+        names = selected(run_dir, {**cfg["protocol"], **ASKED[values.get("checkpoint")]}, "checkpoint=last takes the last one")
         checkpoints = [load_checkpoint(run_dir, name) for name in names]
         view = _view(instantiate(cfg["dataset"]), checkpoints[0]["data"]["image"], values)
         members = trained_learners(cfg, run_dir, checkpoints, device)
