@@ -88,18 +88,21 @@ def values(cfg: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in result.items()}
 
 
-def run_values(cfg: DictConfig) -> dict[str, Any]:
-    """The values of a training run. Raises UserError for a key that nothing reads, wherever it came from."""
+def run_values(cfg: DictConfig, command: str = "train") -> dict[str, Any]:
+    """The values of a training run, and those that `command` has beside them.
+
+    Raises UserError for a key that nothing reads, wherever it came from.
+    """
     found = values(of_run(cfg))
-    refuse_unknown(found)
+    refuse_unknown(found, command)
     return found
 
 
-def refuse_unknown(found: Mapping[str, Any]) -> None:
+def refuse_unknown(found: Mapping[str, Any], command: str) -> None:
     """Raises UserError for the first key of the root, or of a node without a constructor, that `conf/` does not have."""
     if isinstance(found.get("experiment"), Mapping):
         raise UserError("experiment: its values change nothing; a recipe begins with the line '# @package _global_'")
-    for node, known in shipped_keys().items():
+    for node, known in shipped_keys(command).items():
         prefix = f"{node}." if node else ""
         for key in found[node] if node else found:
             if key not in known:
@@ -107,15 +110,16 @@ def refuse_unknown(found: Mapping[str, Any]) -> None:
 
 
 @cache
-def shipped_keys() -> Mapping[str, frozenset[str]]:
+def shipped_keys(command: str) -> Mapping[str, frozenset[str]]:
     """The keys of the root (under "") and of the nodes without a constructor, as the files in `conf/` have them."""
     root: Any = OmegaConf.to_container(OmegaConf.load(conf_dir() / "train.yaml"))
     groups = [str(group) for entry in root["defaults"] if isinstance(entry, Mapping) for group in entry]
-    found = {"": frozenset({*map(str, root), *groups} - {"defaults", "experiment"})}
+    own: Any = OmegaConf.to_container(OmegaConf.load(conf_dir() / f"{command}.yaml"))
+    found = {"": frozenset({*map(str, root), *map(str, own), *groups} - {"defaults", "experiment"})}
     for node in ("task", "protocol", "device"):
         files = [OmegaConf.load(path) for path in (conf_dir() / node).glob("*.yaml")]
         found[node] = frozenset(str(key) for file in files for key in file if key != "defaults")
-    return found
+    return found | {node: frozenset(own[node]) for node in own.keys() - root.keys()}
 
 
 def of_run(cfg: DictConfig) -> DictConfig:

@@ -60,7 +60,7 @@ def whole(space: Space, args: Namespace) -> dict[str, Any]:
     words = [*space.words(next(space.points())[1]), *space.tuned]
     config = compose.compose("tune", Namespace(overrides=words, config_dir=args.config_dir), with_hydra=True)
     HydraConfig.instance().set_config(config)  # the folder is named by choices of groups
-    return compose.run_values(config)
+    return compose.run_values(config, "tune")
 
 
 def check_tune(cfg: Config) -> None:
