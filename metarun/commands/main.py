@@ -1,4 +1,4 @@
-"""The commands behind `metarun`. No DictConfig leaves this module, `compose` and `earlier`: all else gets plain dicts and paths."""
+"""The commands behind `metarun`. No DictConfig leaves this module, `compose` and `changes`: all else gets plain dicts and paths."""
 
 import logging
 import sys
@@ -14,8 +14,7 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from metarun.config import changes as earlier
-from metarun.config import compose
+from metarun.config import changes, compose
 from metarun.config.refusals import in_one_line, refusal
 from metarun.config.schema import check, check_integers, refuse_unwritable
 from metarun.config.targets import check_targets
@@ -28,7 +27,7 @@ def run(command: str, words: list[str]) -> None:
     """Runs `train`, `plan`, `evaluate`, `tune` or `verify`; raises UserError for whatever the user can mend."""
     args = parse(words)
     begins = command == "train" and not resumed_from(args)
-    own_cfg = args.cfg == "job" and not begins and command in (*earlier.RUN_KEY, "tune")  # Hydra knows of no earlier run or space
+    own_cfg = args.cfg == "job" and not begins and command in (*changes.RUN_KEY, "tune")  # Hydra knows of no earlier run or space
     only_shown = args.help or args.hydra_help or (args.cfg and not own_cfg) or args.info or args.shell_completion
     with in_one_line(lambda without: compose.known_keys(command, args, without)):
         compose.require_choices(command, args)
@@ -136,7 +135,7 @@ def job_of_sweep(cfg: DictConfig, settings: Any, folder: Path) -> float:
 
 def resume(args: Namespace) -> None:
     """`metarun train resume=RUN_DIR`: the run's own configuration in its own folder."""
-    cfg, choices, run_dir = earlier.resumed(args)
+    cfg, choices, run_dir = changes.resumed(args)
     if args.cfg:
         print(OmegaConf.to_yaml(cfg), end="")
         return
@@ -163,7 +162,7 @@ def plan(args: Namespace) -> None:
 
 def evaluate(args: Namespace) -> None:
     """`metarun evaluate run=RUN_DIR`: the run's own configuration, changed only where the line says so."""
-    cfg, run_dir = earlier.evaluated(args)
+    cfg, run_dir = changes.evaluated(args)
     if args.cfg:
         print(OmegaConf.to_yaml(cfg), end="")
         return

@@ -29,7 +29,7 @@ from metarun.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-LOOP = (*("steps", "tasks_per_step", "val_every", "log_every", "checkpoint_every", "keep_best", "patience"),)
+LOOP = ("steps", "tasks_per_step", "val_every", "log_every", "checkpoint_every", "keep_best", "patience")
 
 
 @dataclass(frozen=True)

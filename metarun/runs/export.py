@@ -16,7 +16,7 @@ from metarun.runs.files import whole_folder
 from metarun.runs.status import read_json, write_json
 from metarun.training.testing import selected
 
-KEPT = ("config", "choices", "data", "classes", "versions", "step", "best", "ranking", "model")
+KEPT = ("config", "choices", "data", "classes", "versions", "changes", "step", "best", "ranking", "model")
 TOLD = ("state", "step", "steps", "step_seconds", "seconds", "peak_memory", "best", "test")
 
 

@@ -37,7 +37,7 @@ from metarun.sweeps import child, slurm
 from metarun.sweeps.check import PointCheck
 
 log = logging.getLogger("metarun")
-ASIDE = (*("resume", "dataset.root", "dataset.residency", "device.name", "device.threads", "device.keep_memory", "tasks_per_chunk"),)
+ASIDE = ("resume", "dataset.root", "dataset.residency", "device.name", "device.threads", "device.keep_memory", "tasks_per_chunk")
 """Keys that make no other run: how and where it is done."""
 PATIENCE = 60.0
 """Seconds that trainings have to save and end when the process behind them was killed."""

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from metarun.config.aliases import renamed
@@ -27,9 +27,9 @@ def class_names(source: Any) -> set[str]:
     return names
 
 
-def identity(config: Mapping[str, Any], source: Any) -> dict[str, str]:
-    """What a dataset is known by: `_target_`, by its name of today, and the SHA-256 of the sorted names of all its classes."""
-    digest = hashlib.sha256(json.dumps(sorted(class_names(source))).encode()).hexdigest()
+def identity(config: Mapping[str, Any], names: Collection[str]) -> dict[str, str]:
+    """What a dataset is known by: `_target_`, by its name of today, and the SHA-256 of the sorted `names` of all its classes."""
+    digest = hashlib.sha256(json.dumps(sorted(names)).encode()).hexdigest()
     return {"target": target(config), "classes_sha256": digest}
 
 
@@ -43,11 +43,14 @@ def dataset_name(config: Mapping[str, Any]) -> str:
     return target(config).split(".")[-2]
 
 
-def other_dataset(config: Mapping[str, Any], checkpoint: Checkpoint, source: Any) -> bool:
-    """Whether the test is on another dataset than the training: of another class, or without the classes that were trained on."""
+def other_dataset(config: Mapping[str, Any], checkpoint: Checkpoint, names: Collection[str]) -> bool:
+    """Whether the test is on another dataset than the training: of another class, or without the classes that were trained on.
+
+    names: of all classes of the dataset that is tested.
+    """
     if target(config) != target(checkpoint["config"]):
         return True
-    return not set(checkpoint["data"]["classes"]) <= class_names(source)
+    return not set(checkpoint["data"]["classes"]) <= set(names)
 
 
 def other_images(checkpoint: Checkpoint, source: Any) -> bool | None:

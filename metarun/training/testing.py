@@ -21,7 +21,7 @@ from metarun.nn.device import Device
 from metarun.runs.checkpoint import file_sha256, load_checkpoint, versions
 from metarun.runs.status import now, write_json
 from metarun.training.build import Config, Data, Split, make_learner, refuse_augmentation, refuse_overlap, refuse_ways
-from metarun.training.origin import dataset_name, identity, other_dataset, other_images, remark
+from metarun.training.origin import class_names, dataset_name, identity, other_dataset, other_images, remark
 
 log = logging.getLogger(__name__)
 
@@ -46,8 +46,9 @@ def evaluate(cfg: Config, run_dir: Path) -> dict[str, Any]:
     result = score(learner, split.episodes, split.pixels, protocol["episodes"], statistics, device, "test", protocol["views"])
     paths = [run_dir / "checkpoints" / f"{name}.pt" for name in names]
     record = _record(cfg, result, split, statistics, paths, checkpoint)
-    record["dataset"] = identity(cfg, data.source)
-    record["cross_domain"] = other_dataset(cfg, checkpoint, data.source)
+    classes = class_names(data.source)
+    record["dataset"] = identity(cfg, classes)
+    record["cross_domain"] = other_dataset(cfg, checkpoint, classes)
     record["other_images"] = None if record["cross_domain"] else other_images(checkpoint, data.source)
     if looked_at := min(protocol["diagnostics"], protocol["episodes"]):
         record["diagnostics"] = {"episodes": looked_at, **diagnose(learner, split.draw(0, looked_at), statistics, device)}

@@ -9,8 +9,7 @@ from typing import Any
 
 from metarun.analysis.compare.records import EPISODES, Record
 from metarun.commands.main import log_to
-from metarun.config import changes as earlier
-from metarun.config import compose
+from metarun.config import changes, compose
 from metarun.config.refusals import in_one_line
 from metarun.config.schema import check, quoted, refused, shown
 from metarun.config.targets import check_targets
@@ -24,7 +23,7 @@ def retested(runs: Sequence[str], overrides: Sequence[str]) -> list[Record]:
             raise UserError(f"{run}: is no folder; {overrides[0]} has every run tested anew, and that takes run folders")
     lines = [Namespace(overrides=[f"run={quoted(run)}", *overrides], config_dir=None) for run in runs]
     with in_one_line(lambda without: compose.known_keys("evaluate", lines[0], without)):
-        configs = [earlier.evaluated(line) for line in lines]
+        configs = [changes.evaluated(line) for line in lines]
         for cfg, _ in configs:
             check(cfg)
             check_targets(cfg)
