@@ -13,8 +13,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Override
 from omegaconf import DictConfig, OmegaConf
 
-from metarun.config.refusals import unknown_key
-from metarun.config.schema import GROUPS, flat
+from metarun.config.refusals import no_such_choice, unknown_key
+from metarun.config.schema import GROUPS, flat, shown
 from metarun.errors import UserError
 
 # Hydra 1.4 deprecates `version_base`; 1.3 needs it to behave like 1.3.
@@ -67,13 +67,17 @@ def options(command: str, group: str, overrides: list[str]) -> list[str]:
 
 
 def require_choices(command: str, args: Namespace) -> None:
-    """Raises UserError for a group that the overrides leave without a choice, which Hydra takes for a bug."""
+    """Raises UserError for a group that the overrides leave without a choice, or give a number, both of which Hydra takes for a bug."""
     for override in parse(args.overrides):
         group, value = override.key_or_group, override.value()
-        if group in GROUPS and (value is None or (isinstance(value, ChoiceSweep) and None in value.list)):
-            with initialised():
-                allowed = options(command, group, with_config_dir(args))
+        tried = value.list if isinstance(value, ChoiceSweep) else [value]
+        if group not in GROUPS or not (wrong := [choice for choice in tried if choice is None or isinstance(choice, (int, float))]):
+            continue
+        with initialised():
+            allowed = options(command, group, with_config_dir(args))
+        if wrong[0] is None:
             raise UserError(f"{group}: a choice is needed; allowed: {', '.join(allowed)}")
+        raise UserError(no_such_choice(group, shown(wrong[0]), allowed))
 
 
 def parse(overrides: list[str]) -> list[Override]:

@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
@@ -64,6 +64,10 @@ def missing_choice(error: MissingConfigException) -> str:
     options = list(error.options or ())
     if group == "hydra/launcher" and choice in LAUNCHERS:
         return f"{group}={choice}: not installed; pip install 'metarun[{LAUNCHERS[choice]}]' adds it"
+    return no_such_choice(group, choice, options)
+
+
+def no_such_choice(group: str, choice: str, options: Sequence[str]) -> str:
     allowed = f"allowed: {', '.join(options)}" if options else "the group has no choices"
     return f"{group}={choice}: no such choice; {near(choice, options)}{allowed}"
 

@@ -18,6 +18,7 @@ AT_LEAST = {
 }  # fmt: skip
 AT_LEAST_OR_NULL = {"tasks_per_chunk": 1, "patience": 1, "device.threads": 1}
 AT_MOST = {"device.threads": 1024, "protocol.diagnostics": 64, "protocol.views": 1024}
+ALSO_CALLED = {"gpu": "cuda", "nvidia": "cuda", "0": "cuda"}  # other words for a choice, which none of its letters may suggest
 LARGEST = 2**63 - 1  # what torch and numpy take for an integer
 POSITIVE_OR_NULL = ("clip_value", "clip_norm")
 BUILT = ("dataset", "backbone", "algorithm", "optimizer", "scheduler")
@@ -47,7 +48,8 @@ def check(cfg: Mapping[str, Any]) -> None:
     for key, allowed in CHOICES.items():
         value = get(cfg, key)
         if not any(value is choice or (isinstance(choice, str) and value == choice) for choice in allowed):
-            raise refused(key, value, f"one of {', '.join(map(shown, allowed))}")
+            hint = near(str(value), [choice for choice in allowed if isinstance(choice, str)], cutoff=0.9)
+            raise UserError(f"{key}: {shown(value)} is not allowed; {hint}expected one of {', '.join(map(shown, allowed))}")
     for group in BUILT:
         get(cfg, f"{group}._target_")
     check_validation(cfg)
@@ -142,9 +144,10 @@ def shown(value: Any) -> str:
 
 
 def near(word: str, choices: Iterable[str], cutoff: float = 0.6, prefix: str = "") -> str:
-    """`did you mean X? ` when one of the choices looks like the word, in whatever case, else nothing."""
+    """`did you mean X? ` when one of the choices looks like the word, in whatever case, or is also called so; else nothing."""
     lower = {choice.lower(): choice for choice in choices}
-    found = difflib.get_close_matches(word.lower(), lower, n=1, cutoff=cutoff)
+    meant = ALSO_CALLED.get(word.lower())
+    found = [meant] if meant in lower else difflib.get_close_matches(word.lower(), lower, n=1, cutoff=cutoff)
     return f"did you mean {prefix}{lower[found[0]]}? " if found else ""
 
 

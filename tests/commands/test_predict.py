@@ -210,7 +210,7 @@ REFUSED: dict[str, tuple[str, str, Callable[[Path], object]]] = {
     "no value": ("predict run= support=known", "run: a value is needed", Path.iterdir),
     "flag": (f"{GOOD} --fast", "unrecognized arguments: --fast", Path.iterdir),
     "batch_norm": (f"{GOOD} batch_norm=best", "batch_norm: best is not allowed; expected one of query, running", Path.iterdir),
-    "device": (f"{GOOD} device=tpu", "device: tpu is not allowed", Path.iterdir),
+    "device": (f"{GOOD} device=gpu", "device: gpu is not allowed; did you mean cuda?", Path.iterdir),
     "no run": (GOOD.replace("run=run", "run=nowhere"), "nowhere: no such run directory", Path.iterdir),
     "empty run": (GOOD.replace("run=run", "run=known"), "not a run directory", Path.iterdir),
     "last": (f"{GOOD} checkpoint=last", "last.pt: not found; run has best only", Path.iterdir),

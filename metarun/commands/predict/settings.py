@@ -37,7 +37,8 @@ def settings(command: str, about: str, epilog: str, words: Sequence[str], needed
         if not equals or not value:
             raise UserError(f"{key}: a value is needed; {key}=...")
         if value not in ALLOWED.get(key, (value,)):
-            raise UserError(f"{key}: {value} is not allowed; expected one of {', '.join(ALLOWED[key])}")
+            hint = near(value, ALLOWED[key], cutoff=0.9)
+            raise UserError(f"{key}: {value} is not allowed; {hint}expected one of {', '.join(ALLOWED[key])}")
         found[key] = value
     for key in needed:
         if key not in found:
