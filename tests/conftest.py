@@ -11,6 +11,7 @@ import torch
 from helpers import TINY, Metarun, Outcome
 
 from metarun.cli import main
+from metarun.nn.device import DTYPES
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where a shell runs the tests in the background, and some send it
 torch.set_num_threads(1)  # tests are small: on a busy machine several threads would wait for each other more than they compute
@@ -46,6 +47,15 @@ def metarun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
         return Outcome(code, out, err)
 
     return run
+
+
+@pytest.fixture
+def float64(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Commands compute in float64, images and weights: their numbers are then those of another way to them, on any processor."""
+    monkeypatch.setitem(DTYPES, "fp32", torch.float64)
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
 
 
 @pytest.fixture

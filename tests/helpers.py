@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from metarun.data.table import ImageTable
+from metarun.nn.device import Device
 from metarun.tasks import Episode, Examples
 
 # The smallest thing that trains: few steps, a narrow network, few episodes.
@@ -67,6 +68,22 @@ def random_episode(
         return Examples(torch.randn(tasks, ways * each, channels, size, size, dtype=dtype), labels, ways)
 
     return Episode(part(shots), part(queries))
+
+
+def double_cpu() -> Device:
+    """The CPU, on which images come out in float64: two ways to the same result are then told apart from a wrong one on any processor."""
+    device = Device("cpu")
+    device.dtype = torch.float64
+    return device
+
+
+def rounding(terms: int, condition: float) -> float:
+    """The relative error that float32 leaves in what comes of sums of `terms` numbers, in whatever order a processor adds them up.
+
+    A rounding is off by half of eps at most. Errors of either sign grow as the square root of their number, and what is computed from the
+    sum magnifies them by `condition`.
+    """
+    return condition * torch.finfo(torch.float32).eps * terms**0.5
 
 
 def plain_forward(w: Mapping[str, Tensor], x: Tensor) -> Tensor:

@@ -257,11 +257,11 @@ def test_drop_block_drops_squares_at_the_rate_of_its_ramp() -> None:
 
 def test_drop_block_scales_up_each_task_and_rests_in_evaluation() -> None:
     torch.manual_seed(0)
-    layer, x = DropBlock(4, 0.5, 3, ramp=1), torch.ones(6, 3 * 4, 7, 7)
+    layer, x = DropBlock(4, 0.5, 3, ramp=1), torch.ones(6, 3 * 4, 7, 7, dtype=torch.float64)
     out = layer(x)
     assert (out == 0).any() and layer.passes == 1
     for task in out.unflatten(1, (3, 4)).unbind(1):
-        torch.testing.assert_close(task.mean(), torch.tensor(1.0))
+        torch.testing.assert_close(task.mean(), torch.ones((), dtype=torch.float64))
         assert len(task.unique()) == 2
     assert layer.eval()(x) is x and layer.passes == 1
 
@@ -340,14 +340,14 @@ SMALL = "shufflenet_v2_x0_5"
 
 def test_weights_come_from_a_file(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    model, x = torchvision.models.get_model(SMALL, num_classes=7).eval(), torch.randn(2, 3, 1, 32, 32)
+    model, x = torchvision.models.get_model(SMALL, num_classes=7).double().eval(), torch.randn(2, 3, 1, 32, 32, dtype=torch.float64)
     state, path = model.state_dict(), tmp_path / "weights.pt"
     model.fc = nn.Identity()
     expected = model(x.flatten(0, 1).expand(-1, 3, -1, -1)).unflatten(0, (2, 3))
     headless = {key: value for key, value in state.items() if not key.startswith("fc.")}
     for saved in (state, headless, {"epoch": 3, "state_dict": {f"module.{key}": value for key, value in state.items()}}):
         torch.save(saved, path)
-        backbone = PerTask(torchvision_model(SMALL, str(path)), 1, 32, channels=3).eval()
+        backbone = PerTask(torchvision_model(SMALL, str(path)), 1, 32, channels=3).double().eval()
         torch.testing.assert_close(backbone(x), expected)
 
 
@@ -362,9 +362,9 @@ def test_weights_come_from_safetensors(tmp_path: Path) -> None:
 def test_timms_models_lose_their_classifier(tmp_path: Path) -> None:
     timm = pytest.importorskip("timm")
     torch.manual_seed(0)
-    model, x = timm.create_model("resnet10t", num_classes=7).eval(), torch.randn(2, 3, 32, 32)
+    model, x = timm.create_model("resnet10t", num_classes=7).double().eval(), torch.randn(2, 3, 32, 32, dtype=torch.float64)
     torch.save(model.state_dict(), tmp_path / "weights.pth")
-    loaded = timm_model("resnet10t", str(tmp_path / "weights.pth")).eval()
+    loaded = timm_model("resnet10t", str(tmp_path / "weights.pth")).double().eval()
     torch.testing.assert_close(loaded(x), model.forward_head(model.forward_features(x), pre_logits=True))
     with pytest.raises(UserError, match=r"backbone\.module\.name: resnet10x is not allowed; did you mean resnet10t"):
         timm_model("resnet10x")

@@ -71,7 +71,7 @@ def test_the_spread_over_orders_of_the_labels_by_hand() -> None:
 
 
 def test_an_ensemble_averages_scores() -> None:
-    episode = random_episode(2, 3, 1, 2, dtype=torch.float32)
+    episode = random_episode(2, 3, 1, 2)
     members = [ClassZero(), Moody()]
     scores = Ensemble(members).adapt(episode.support)(episode.query.x)
     first, second = (member.adapt(episode.support)(episode.query.x) for member in members)

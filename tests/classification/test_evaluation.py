@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import TINY, Metarun, random_table
+from helpers import TINY, Metarun, double_cpu, random_table
 
 from metarun.algorithms.protonet import ProtoNet
 from metarun.backbones.conv4 import Conv4
@@ -20,13 +20,13 @@ from metarun.runs.folder import Run
 @pytest.mark.parametrize("rotations", ["none", "classes"])
 def test_scoring_stored_embeddings_equals_running_the_network_per_task(rotations: str) -> None:
     torch.manual_seed(0)
-    table, device = random_table([6, 7, 8, 6, 9, 6, 7], size=8, rotations=rotations), Device("cpu")
+    table, device = random_table([6, 7, 8, 6, 9, 6, 7], size=8, rotations=rotations), double_cpu()
     part = table.select(table.names[2:])
-    learner, episodes, pixels = ProtoNet(Conv4(1, 8, (4,))).eval(), Episodes(part, 3, 2, 3, 0, "test"), Pixels(part, device)
+    learner, episodes, pixels = ProtoNet(Conv4(1, 8, (4,))).double().eval(), Episodes(part, 3, 2, 3, 0, "test"), Pixels(part, device)
     with torch.no_grad():
         fast = torch.cat([logits for logits, _ in _by_embedding(learner, episodes, pixels, 40, device)])
         slow = torch.cat([logits for logits, _ in _by_task(learner, episodes, pixels, 40, "running", device)])
-    torch.testing.assert_close(fast, slow, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(fast, slow, rtol=1e-9, atol=1e-12)
 
 
 def test_accuracy_and_interval_by_hand() -> None:

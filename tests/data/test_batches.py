@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from helpers import composed, random_table
+from helpers import composed, double_cpu, random_table
 from torchvision.transforms import v2
 
 from metarun.algorithms.protonet import ProtoNet
@@ -64,11 +64,11 @@ def test_only_what_is_to_be_augmented_is() -> None:
 @pytest.mark.parametrize("statistics", ["running", "query"])
 def test_views_are_averaged_as_probabilities(statistics: str) -> None:
     torch.manual_seed(0)
-    table, device = random_table([6] * 4, size=8, channels=3), Device("cpu")
-    learner, episodes = ProtoNet(Conv4(3, 8, (4,)), scale=0.1).eval(), Episodes(table, 3, 1, 4, 0, "test")
+    table, device = random_table([6] * 4, size=8, channels=3), double_cpu()
+    learner, episodes = ProtoNet(Conv4(3, 8, (4,)), scale=0.1).double().eval(), Episodes(table, 3, 1, 4, 0, "test")
     pixels = Pixels(table, device, augment=CHANGES)
     result = evaluate(learner, episodes, pixels, 5, statistics, device, "test", views=3)
-    draws, expected = episodes.draw(0, 5), torch.zeros(5, 12, 3)
+    draws, expected = episodes.draw(0, 5), torch.zeros(5, 12, 3, dtype=torch.float64)
     for view in range(3):
         episode: Episode = pixels.seen(view).episode(draws, 1)
         with torch.no_grad():
