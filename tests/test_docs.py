@@ -12,6 +12,8 @@ ROOT = CONF.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 GROUPS = ("algorithm", "backbone", "dataset", "protocol", "experiment", "optimizer", "scheduler", "device")
 
+OWN = {("algorithm", "mine"), ("dataset", "stripes"), ("backbone", "shallow"), *(("experiment", name) for name in ("best", "a", "b"))}
+
 
 def blocks(text: str, language: str = "") -> list[str]:
     """The fenced blocks of a page in one language."""
@@ -39,17 +41,21 @@ def test_commands_and_choices_exist() -> None:
     chosen = {(group, choice) for group, choices in words for choice in choices.split(",") if choice}
     there = {(group, path.stem) for group in GROUPS for path in (CONF / group).glob("*.yaml")}
     assert len(chosen) > 10
-    assert chosen - there <= {("algorithm", "mine"), ("experiment", "best"), ("experiment", "a"), ("experiment", "b")}
+    assert chosen - there <= OWN
 
 
-def test_the_method_of_ones_own_trains(metarun: Metarun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "words", ["algorithm=mine", "dataset=stripes", "algorithm=maml backbone=shallow", "algorithm=mine dataset=stripes backbone=shallow"]
+)
+def test_what_is_ones_own_trains(words: str, metarun: Metarun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = (ROOT / "docs" / "extending.md").read_text()
     files = [*blocks(page, "python"), *blocks(page, "yaml")]
-    assert len(files) == 2
+    assert len(files) == 6
     for text in files:
         path = tmp_path / text.splitlines()[0].removeprefix("# ")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
     monkeypatch.syspath_prepend(str(tmp_path))
-    outcome = metarun(f"train --config-dir conf algorithm=mine {TINY} hydra.run.dir=mine")
+    small = TINY.replace("backbone.widths=[4,4]", "backbone.width=4") if "shallow" in words else TINY
+    outcome = metarun(f"train --config-dir conf {words} {small} hydra.run.dir=mine")
     assert outcome.code == 0 and "test accuracy" in outcome.out, outcome.err
