@@ -44,6 +44,15 @@ def test_commands_and_choices_exist() -> None:
     assert chosen - there <= OWN
 
 
+def test_the_results_are_those_of_the_committed_table() -> None:
+    def rows(text: str) -> list[str]:
+        return [re.sub(r"<sup>[^<]*</sup>|[†‡§]", "", row) for row in re.findall(r"^\|.*\|$", text, flags=re.M)]
+
+    table = rows((ROOT / "outputs/reference/omniglot_short.md").read_text())
+    page = rows((ROOT / "docs/results.md").read_text())
+    assert len(table) > 10 and page[: len(table)] == table
+
+
 @pytest.mark.parametrize(
     "words", ["algorithm=mine", "dataset=stripes", "algorithm=maml backbone=shallow", "algorithm=mine dataset=stripes backbone=shallow"]
 )
