@@ -95,6 +95,7 @@ def ours(case: Case, root: Path, precision: str, threads: int) -> tuple[Run, Run
     import torch
 
     from metarun.algorithms.maml import MAML
+    from metarun.algorithms.objectives import CrossEntropy
     from metarun.algorithms.protonet import ProtoNet
     from metarun.algorithms.supervised import SupervisedLearner
     from metarun.backbones.conv4 import Conv4
@@ -103,13 +104,17 @@ def ours(case: Case, root: Path, precision: str, threads: int) -> tuple[Run, Run
     from metarun.data.batches import Batches
     from metarun.data.episodes import Episodes, Pixels
     from metarun.data.folder import Folder
+    from metarun.kinds import TaskSpec
     from metarun.nn.device import Device
-    from metarun.training.build import Split, Training
+    from metarun.training.build import Split, Training, facts_of
+    from metarun.training.learners import open_run
 
     device = Device("cpu", precision=precision, threads=threads)  # type: ignore[arg-type]
     device.set_up()
     table = Folder(root=root, image_size=case.size, in_channels=case.channels, split_fractions=(1, 0, 0)).load("train")
     split = Split(Episodes(table, case.ways, case.shots, case.queries, 0, "train"), Pixels(table, device))
+    batches = Batches(table, case.batch, 0, "train")
+    spec = TaskSpec(CrossEntropy(case.ways), facts_of(batches), open_run)
     first = iter(range(0, 10**9, case.tasks))
     if case.kind == "load":
         return lambda: split.draw(next(first), case.tasks), None
@@ -119,14 +124,13 @@ def ours(case: Case, root: Path, precision: str, threads: int) -> tuple[Run, Run
         shape = ("stride", "mean") if case.strides else ("pool", "flatten")
         net = Conv4(case.channels, case.size, downsample=shape[0], features=shape[1])  # type: ignore[arg-type]
     if case.kind == "supervised":
-        batches = Batches(table, case.batch, 0, "train")
-        return training(SupervisedLearner(net, batches.classes), Training(batches, None, split.pixels), first, case, device), None
+        return training(SupervisedLearner(net, spec), Training(batches, None, split.pixels), first, case, device), None
     if case.kind == "protonet":
-        return training(ProtoNet(net), split, first, case, device), None
+        return training(ProtoNet(net, spec), split, first, case, device), None
     if case.kind == "evaluate":
-        learner = ProtoNet(net)
+        learner = ProtoNet(net, spec)
         return lambda: evaluate(learner, split.episodes, split.pixels, case.tasks, "running", device, "test"), None
-    maml = MAML(net, case.ways, 0.1, max(case.steps, 1), first_order=case.first_order)
+    maml = MAML(net, spec, 0.1, max(case.steps, 1), first_order=case.first_order)
     floor = backbone_alone(net, split, case, device)
     if case.kind == "maml":
         return training(maml, split, first, case, device), floor

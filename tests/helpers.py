@@ -12,9 +12,12 @@ from omegaconf import OmegaConf
 from torch import Tensor
 from torch.nn import functional as F
 
+from metarun.algorithms.objectives import CrossEntropy
 from metarun.data.table import ImageTable
+from metarun.kinds import TaskSpec
 from metarun.nn.device import Device
 from metarun.tasks import Episode, Examples
+from metarun.training.learners import open_run
 
 # The smallest thing that trains: few steps, a narrow network, few episodes.
 TINY = (
@@ -106,3 +109,8 @@ def random_table(counts: list[int], size: int = 4, channels: int = 1, rotations:
     images = np.random.default_rng(0).integers(0, 256, (sizes.sum(), size, size, channels), dtype=np.uint8)
     names = tuple(f"class/{i:03d}" for i in range(len(counts)))
     return ImageTable(images, names, np.cumsum(sizes) - sizes, sizes, "fingerprint", rotations=rotations)
+
+
+def spec(ways: int = 5, classes: int = 5) -> TaskSpec:
+    """What a learner is told of tasks of so many `ways` and of so many training `classes`, on images of any shape."""
+    return TaskSpec(CrossEntropy(ways), {"classes": classes, "names": [f"class/{i:03d}" for i in range(classes)], "shape": None}, open_run)

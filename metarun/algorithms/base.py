@@ -1,7 +1,7 @@
 """What all few-shot learners have in common: adapt to a support set, answer for the queries."""
 
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import ClassVar
 
@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from metarun.algorithms.objectives import full
 from metarun.backbones.base import Backbone
 from metarun.errors import UserError
+from metarun.kinds import TaskSpec
 from metarun.nn.batch_norm import normalise_by, query_outputs
 from metarun.tasks import Episode, Examples, MetaLearner, Metrics, Predictor
 
@@ -19,18 +21,25 @@ class FewShotLearner(MetaLearner):
     """A method for few-shot tasks: `adapt` is all it must define.
 
     `statistics` is how its paper normalises test queries (see `metarun.nn.batch_norm`), for protocols that leave it open.
-    `ways` is the number of classes that it is built for, None for any. `supervised_steps` is for how many of the first steps `meta_loss`
-    is given mini-batches of labelled images (`Examples` of all training classes) in place of tasks, None for all; `augment` says
-    whether these images are augmented. A learner whose constructor takes `classes` is told how many training classes there are.
+    `outputs` is how many of them its head has, None where a support decides. `supervised_steps` is for how many of the first steps
+    `meta_loss` is given mini-batches of labelled images (`Examples` of all training classes) in place of tasks, None for all; `augment`
+    says whether these images are augmented.
     """
 
     statistics: ClassVar[str] = "running"
-    ways: int | None = None
+    outputs: int | None = None
     supervised_steps: int | None = 0
     augment: bool = False
 
-    def check_training(self, classes: Sequence[str], image: Sequence[int]) -> None:
-        """Raises UserError if the learner cannot be trained on images (H, W, C) of these classes, for a reason of its own."""
+    def __init__(self, spec: TaskSpec) -> None:
+        """Raises UserError if the learner has no loss for such tasks."""
+        super().__init__()
+        if spec.objective is None:
+            raise UserError(f"algorithm: {type(self).__name__} learns from examples and answers; the task has none")
+        self.spec, self.objective = spec, spec.objective
+
+    def check_training(self) -> None:
+        """Raises UserError if the learner cannot be trained, for a reason that a test of it would not have."""
 
     @abstractmethod
     def adapt(self, support: Examples, statistics: str = "track") -> Predictor:
@@ -44,8 +53,12 @@ class FewShotLearner(MetaLearner):
         yield self.adapt(support, statistics)
 
     def meta_loss(self, episode: Episode) -> tuple[Tensor, Metrics]:
-        """Per task (T,): the queries' mean cross-entropy after adaptation, and `accuracy` in [0, 1]."""
-        return score(self.adapt(episode.support)(episode.query.x), episode.query.y)
+        """Per task (T,): the queries' mean loss after adaptation, and the objective's metrics."""
+        return self.scored(self.adapt(episode.support)(episode.query.x), episode.query)
+
+    def scored(self, outputs: Tensor, query: Examples) -> tuple[Tensor, Metrics]:
+        """The objective's loss and metrics of outputs (T, n, ...) for queries, each (T,)."""
+        return self.objective.loss(outputs, query), self.objective.metrics(outputs.detach(), query)
 
 
 @contextmanager
@@ -59,35 +72,6 @@ def testing(learner: nn.Module) -> Iterator[None]:
         learner.train(before)
 
 
-def accuracies(logits: Tensor, labels: Tensor) -> Tensor:
-    """The share of right answers of every task (T,), in [0, 1], from logits (T, n, N) and labels (T, n)."""
-    return (logits.argmax(-1) == labels).float().mean(1)
-
-
-def score(logits: Tensor, labels: Tensor) -> tuple[Tensor, Metrics]:
-    """Of logits (T, n, N) and labels (T, n): every task's mean cross-entropy (T,), and `accuracy` (T,) in [0, 1]."""
-    return task_losses(logits, labels), {"accuracy": accuracies(logits.detach(), labels)}
-
-
-def task_losses(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
-    """Every task's mean cross-entropy (T,) of logits (T, n, N) against labels (T, n), in float32 at least.
-
-    smoothing: the share of a label that goes evenly to all classes, the right one among them.
-    """
-    each = F.cross_entropy(full(logits).flatten(0, 1), labels.flatten(), reduction="none", label_smoothing=smoothing)
-    return each.view_as(labels).mean(1)
-
-
-def cross_entropy(logits: Tensor, labels: Tensor, reduction: str = "mean") -> Tensor:
-    """Of logits (T, n, N) against labels (T, n), in float32 at least."""
-    return F.cross_entropy(full(logits).flatten(0, 1), labels.flatten(), reduction=reduction)
-
-
-def full(x: Tensor) -> Tensor:
-    """Half precision is for networks; what compares and adds up needs more."""
-    return x if x.dtype == torch.float64 else x.float()
-
-
 class MetricLearner(FewShotLearner):
     """A learner that embeds every image and then compares: `classify` sees embeddings only.
 
@@ -96,8 +80,11 @@ class MetricLearner(FewShotLearner):
     embedded once and any number of episodes scored on it.
     """
 
-    def __init__(self, backbone: Backbone) -> None:
-        super().__init__()
+    def __init__(self, backbone: Backbone, spec: TaskSpec) -> None:
+        """Raises UserError for tasks without classes."""
+        super().__init__(spec)
+        if "classes" not in spec.facts:
+            raise UserError(f"algorithm: {type(self).__name__} compares with the classes of a support; the task has none")
         self.backbone = backbone
 
     @abstractmethod
@@ -124,7 +111,7 @@ class MetricLearner(FewShotLearner):
 
     def meta_loss(self, episode: Episode) -> tuple[Tensor, Metrics]:
         known, asked = self.embed_together(episode)
-        return score(self._compare(known)(asked), episode.query.y)
+        return self.scored(self._compare(known)(asked), episode.query)
 
     def embed_together(self, episode: Episode) -> tuple[Examples, Tensor]:
         """For training, embeddings of the support as examples (T, n, D) and of the queries (T, n, D), each task's as one batch."""

@@ -13,6 +13,7 @@ from metarun.algorithms.solvers.heads import SGD, Kind, unit
 from metarun.algorithms.supervised import SupervisedLearner
 from metarun.algorithms.teacher import Teacher
 from metarun.backbones.base import Backbone
+from metarun.kinds import TaskSpec
 from metarun.tasks import Examples, Predictor
 
 
@@ -25,7 +26,7 @@ class Baseline(SupervisedLearner):
     def __init__(
         self,
         backbone: Backbone,
-        classes: int,
+        spec: TaskSpec,
         head: SGD,
         classifier: Kind = "linear",
         outputs: int | None = None,
@@ -35,7 +36,7 @@ class Baseline(SupervisedLearner):
         teacher: Teacher | None = None,
         augment: bool = True,
     ) -> None:
-        super().__init__(backbone, classes, classifier, label_smoothing, teacher, augment, outputs, scale)
+        super().__init__(backbone, spec, classifier, label_smoothing, teacher, augment, outputs, scale)
         require(head_scale > 0, "head_scale", head_scale, "a number above 0")
         self.head, self.kind, self.head_scale = head, classifier, head_scale
 

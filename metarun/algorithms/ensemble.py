@@ -13,9 +13,8 @@ class Ensemble(FewShotLearner):
     """Learners of one kind, each of which adapts by itself; their class scores are averaged."""
 
     def __init__(self, members: Sequence[FewShotLearner]) -> None:
-        super().__init__()
-        self.members = nn.ModuleList(members)
-        self.ways = members[0].ways
+        super().__init__(members[0].spec)
+        self.members, self.outputs = nn.ModuleList(members), members[0].outputs
 
     def adapt(self, support: Examples, statistics: str = "track") -> Predictor:
         return _mean([member.adapt(support, statistics) for member in self.members])  # type: ignore[operator]

@@ -5,7 +5,7 @@
 Batch norm uses its running statistics meanwhile, where the test does so, and else those of the support.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -13,13 +13,15 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.optim import Optimizer
 
-from metarun.algorithms.base import FewShotLearner, cross_entropy, full, require
+from metarun.algorithms.base import FewShotLearner, require
+from metarun.algorithms.objectives import full, task_losses
 from metarun.algorithms.reptile import repeated
 from metarun.algorithms.solvers.heads import Kind, first_weights
 from metarun.algorithms.supervised import SupervisedLearner
 from metarun.algorithms.teacher import Teacher
 from metarun.backbones.base import Backbone
 from metarun.errors import UserError
+from metarun.kinds import TaskSpec
 from metarun.nn.batch_norm import normalise_by, query_outputs, scratch_buffers
 from metarun.tasks import Episode, Examples, Metrics, Predictor
 
@@ -36,7 +38,7 @@ class FineTune(FewShotLearner):
     def __init__(
         self,
         backbone: Backbone,
-        classes: int,
+        spec: TaskSpec,
         inner_optimizer: Callable[..., Optimizer],
         steps: int = 50,
         head_only: bool = False,
@@ -46,9 +48,9 @@ class FineTune(FewShotLearner):
         teacher: Teacher | None = None,
         augment: bool = True,
     ) -> None:
-        super().__init__()
+        super().__init__(spec)
         require(steps >= 0, "steps", steps, "0 or more")
-        self.trained = SupervisedLearner(backbone, classes, classifier, label_smoothing, teacher, augment)
+        self.trained = SupervisedLearner(backbone, spec, classifier, label_smoothing, teacher, augment)
         self.augment, self.steps, self.head_only, self.seed = augment, steps, head_only, seed
         self.inner_optimizer = inner_optimizer
         try:
@@ -56,8 +58,8 @@ class FineTune(FewShotLearner):
         except (TypeError, ValueError) as error:
             raise UserError(f"algorithm.inner_optimizer: refuses its values ({error})") from error
 
-    def check_training(self, classes: Sequence[str], image: Sequence[int]) -> None:
-        self.trained.check_training(classes, image)
+    def check_training(self) -> None:
+        self.trained.check_training()
 
     def meta_loss(self, tasks: Examples | Episode) -> tuple[Tensor, Metrics]:
         return self.trained.meta_loss(tasks)
@@ -90,7 +92,7 @@ class FineTune(FewShotLearner):
             for _ in range(self.steps):
                 z = functional_call(network, weights | buffers, (x,)) if features is None else features
                 # The sum over tasks, since each task's weights see only its own part of it.
-                loss = cross_entropy(torch.baddbmm(bias, z, head.mT), support.y, "sum") / support.y.shape[1]
+                loss = task_losses(torch.baddbmm(bias, z, head.mT), support.y).sum()
                 for leaf, gradient in zip(leaves, torch.autograd.grad(loss, leaves), strict=True):
                     leaf.grad = gradient
                 optimizer.step()

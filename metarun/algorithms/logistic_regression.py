@@ -16,6 +16,7 @@ from metarun.algorithms.solvers.newton import logistic_regression
 from metarun.algorithms.supervised import SupervisedLearner
 from metarun.algorithms.teacher import Teacher
 from metarun.backbones.base import Backbone
+from metarun.kinds import TaskSpec
 from metarun.tasks import Examples, Predictor
 
 
@@ -25,7 +26,7 @@ class LogisticRegression(SupervisedLearner):
     def __init__(
         self,
         backbone: Backbone,
-        classes: int,
+        spec: TaskSpec,
         penalty: float = 1.0,
         normalise: bool = True,
         classifier: Kind = "linear",
@@ -33,7 +34,7 @@ class LogisticRegression(SupervisedLearner):
         teacher: Teacher | None = None,
         augment: bool = True,
     ) -> None:
-        super().__init__(backbone, classes, classifier, label_smoothing, teacher, augment)
+        super().__init__(backbone, spec, classifier, label_smoothing, teacher, augment)
         require(penalty > 0, "penalty", penalty, "a number above 0")
         self.penalty, self.normalise = penalty, normalise
 

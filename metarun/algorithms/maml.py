@@ -21,9 +21,11 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from metarun.algorithms.base import FewShotLearner, cross_entropy, full, require
+from metarun.algorithms.base import FewShotLearner, require
+from metarun.algorithms.objectives import full
 from metarun.backbones.base import Backbone
 from metarun.errors import UserError
+from metarun.kinds import TaskSpec
 from metarun.nn.batch_norm import normalise_by, query_outputs, scratch_buffers
 from metarun.nn.layers import Linear
 from metarun.nn.recompute import recomputed
@@ -33,7 +35,7 @@ HeadInit = Literal["torch", "normal", "truncated", "xavier", "kaiming"]
 
 
 class MAML(FewShotLearner):
-    """ways: classes of a task, at test too; inner_lr, inner_steps: in training; test_inner_lr, test_inner_steps: else, None for the same.
+    """inner_lr, inner_steps: in training; test_inner_lr, test_inner_steps: else, None for the same.
 
     first_order: leave out the second derivatives. inner_loss: `mean` over the support, or `sum_over_ways` (N times the mean). adapts:
     patterns (`*` for any text) of the parameters that the inner loop changes, under `backbone.` and `head.`; adapt_norm: those of
@@ -48,7 +50,7 @@ class MAML(FewShotLearner):
     def __init__(
         self,
         backbone: Backbone,
-        ways: int,
+        spec: TaskSpec,
         inner_lr: float = 0.4,
         inner_steps: int = 1,
         test_inner_lr: float | None = None,
@@ -60,16 +62,16 @@ class MAML(FewShotLearner):
         head_init: HeadInit = "torch",
         recompute: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__(spec)
         require(inner_lr > 0, "inner_lr", inner_lr, "a number above 0")
         require(test_inner_lr is None or test_inner_lr > 0, "test_inner_lr", test_inner_lr, "a number above 0, or null")
         require(inner_steps >= 1, "inner_steps", inner_steps, "1 or more")
         require(test_inner_steps is None or test_inner_steps >= 0, "test_inner_steps", test_inner_steps, "0 or more, or null")
-        self.ways, self.first_order, self.recompute = ways, first_order, recompute
+        self.outputs, self.first_order, self.recompute = self.objective.outputs, first_order, recompute
         self.rates = {True: inner_lr, False: inner_lr if test_inner_lr is None else test_inner_lr}
         self.steps = {True: inner_steps, False: inner_steps if test_inner_steps is None else test_inner_steps}
-        self.loss_scale = ways if inner_loss == "sum_over_ways" else 1
-        self.net = classifier(backbone, ways, head_init)
+        self.loss_scale = self.outputs if inner_loss == "sum_over_ways" else 1
+        self.net = classifier(backbone, self.outputs, head_init)
         self.adapted = _adapted(self.net, adapts, adapt_norm)
         self.head_only = all(name.startswith("head.") for name in self.adapted)  # then features are computed once for all steps
 
@@ -86,7 +88,7 @@ class MAML(FewShotLearner):
             how = "query" if statistics == "track" and step < steps else statistics  # running averages move once, with the last
             yield lambda query, weights=weights, how=how: query_outputs(self.net, weights, support.x, query, how, tasks)  # type: ignore[misc]
             if step < steps:
-                fast = self._updated(self._weights(fast, step, tasks) | buffers, inputs, support.y, step)
+                fast = self._updated(self._weights(fast, step, tasks) | buffers, inputs, support, step)
 
     def at_step(self, step: int) -> dict[str, Tensor]:
         """Parameters of `net` that are not adapted but have a value of their own at inner step `step`; none here."""
@@ -104,7 +106,7 @@ class MAML(FewShotLearner):
         with torch.autocast(x.device.type, enabled=False):
             return _call(self.net.get_submodule("backbone"), "backbone.", weights, full(x))
 
-    def _updated(self, weights: Mapping[str, Tensor], inputs: Tensor, labels: Tensor, step: int) -> dict[str, Tensor]:
+    def _updated(self, weights: Mapping[str, Tensor], inputs: Tensor, support: Examples, step: int) -> dict[str, Tensor]:
         """The adapted weights after an inner step; the loss is summed over tasks, since each task's weights see only its own part."""
         names, prefix = list(weights), "head." if self.head_only else ""
         module = self.net.get_submodule(prefix.removesuffix("."))
@@ -116,7 +118,7 @@ class MAML(FewShotLearner):
                 fast = [weights[name] for name in self.adapted]
                 fast = [value if learning and value.requires_grad else value.detach().requires_grad_() for value in fast]
                 scores = _call(module, prefix, weights | dict(zip(self.adapted, fast, strict=True)), full(inputs))
-                loss = cross_entropy(scores, labels, "sum") * (self.loss_scale / labels.shape[1])
+                loss = self.objective.loss(scores, support).sum() * self.loss_scale
                 gradients = torch.autograd.grad(loss, fast, create_graph=learning and not self.first_order)
             return tuple(map(_descend, fast, gradients, values[len(names) :]))
 
@@ -136,9 +138,9 @@ def _call(module: nn.Module, prefix: str, weights: Mapping[str, Tensor], x: Tens
         return functional_call(module, own, (x,))
 
 
-def classifier(backbone: Backbone, ways: int, head_init: str) -> nn.Sequential:
-    """`backbone`, then a linear `head` of `ways` outputs, initialised as `head_init` says (see `MAML`)."""
-    head = Linear(backbone.out_features, ways)
+def classifier(backbone: Backbone, outputs: int, head_init: str) -> nn.Sequential:
+    """`backbone`, then a linear `head` of so many outputs, initialised as `head_init` says (see `MAML`)."""
+    head = Linear(backbone.out_features, outputs)
     if head_init != "torch":
         nn.init.zeros_(head.bias)
     if head_init == "xavier":

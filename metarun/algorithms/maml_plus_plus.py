@@ -17,9 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from metarun.algorithms.base import require, score, task_losses
+from metarun.algorithms.base import require
 from metarun.algorithms.maml import MAML, HeadInit
 from metarun.backbones.base import Backbone
+from metarun.kinds import TaskSpec
 from metarun.tasks import Episode, Metrics
 
 LEAST = 0.03
@@ -38,7 +39,7 @@ class MAMLPlusPlus(MAML):
     def __init__(
         self,
         backbone: Backbone,
-        ways: int,
+        spec: TaskSpec,
         inner_lr: float = 0.1,
         inner_steps: int = 5,
         test_inner_steps: int | None = None,
@@ -53,7 +54,7 @@ class MAMLPlusPlus(MAML):
     ) -> None:
         super().__init__(
             backbone,
-            ways,
+            spec,
             inner_lr,
             inner_steps,
             test_inner_steps=test_inner_steps,
@@ -93,11 +94,11 @@ class MAMLPlusPlus(MAML):
             return super().meta_loss(episode)
         _, *predictors = self.trajectory(episode.support)
         *earlier, last = [predictor(episode.query.x) for predictor in predictors]
-        losses, metrics = score(last, episode.query.y)
+        losses, metrics = self.scored(last, episode.query)
         weights = step_weights(self.steps[True], self.meta_step / self.multi_step_loss)
         total = weights[-1] * losses
-        for weight, logits in zip(weights, earlier, strict=False):
-            total = total + weight * task_losses(logits, episode.query.y)
+        for weight, outputs in zip(weights, earlier, strict=False):
+            total = total + weight * self.objective.loss(outputs, episode.query)
         return total, metrics
 
 

@@ -24,6 +24,7 @@ from torch.nn import functional as F
 
 from metarun.algorithms.base import MetricLearner, require, squared_distances
 from metarun.backbones.base import Backbone
+from metarun.kinds import TaskSpec
 from metarun.tasks import Examples, Predictor
 
 
@@ -38,13 +39,14 @@ class MatchingNet(MetricLearner):
     def __init__(
         self,
         backbone: Backbone,
+        spec: TaskSpec,
         distance: Literal["cosine", "euclidean"] = "cosine",
         temperature: float | None = None,
         learned_temperature: bool = False,
         attention: Literal["softmax", "sum"] = "softmax",
         fce: int | None = None,
     ) -> None:
-        super().__init__(backbone)
+        super().__init__(backbone, spec)
         require(distance in ("cosine", "euclidean"), "distance", distance, "cosine or euclidean")
         require(temperature is None or temperature > 0, "temperature", temperature, "a number above 0, or null")
         require(attention in ("softmax", "sum"), "attention", attention, "softmax or sum")

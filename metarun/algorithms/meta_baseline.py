@@ -16,6 +16,7 @@ from metarun.algorithms.solvers.heads import Kind
 from metarun.algorithms.supervised import SupervisedLearner
 from metarun.algorithms.teacher import Teacher
 from metarun.backbones.base import Backbone
+from metarun.kinds import TaskSpec
 from metarun.tasks import Episode, Examples, Metrics, Predictor
 
 
@@ -25,7 +26,7 @@ class MetaBaseline(SupervisedLearner):
     def __init__(
         self,
         backbone: Backbone,
-        classes: int,
+        spec: TaskSpec,
         pretrain_steps: int | None = None,
         scale: float = 10.0,
         classifier: Kind = "linear",
@@ -33,7 +34,7 @@ class MetaBaseline(SupervisedLearner):
         teacher: Teacher | None = None,
         augment: bool = True,
     ) -> None:
-        super().__init__(backbone, classes, classifier, label_smoothing, teacher, augment)
+        super().__init__(backbone, spec, classifier, label_smoothing, teacher, augment)
         require(pretrain_steps is None or pretrain_steps >= 0, "pretrain_steps", pretrain_steps, "0 or more, or null")
         require(scale > 0, "scale", scale, "a number above 0")
         self.supervised_steps = pretrain_steps

@@ -14,10 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from metarun.algorithms.base import MetricLearner, accuracies, require, task_losses
+from metarun.algorithms.base import MetricLearner, require
+from metarun.algorithms.objectives import task_losses
 from metarun.algorithms.solvers.crammer_singer import crammer_singer
 from metarun.algorithms.solvers.ridge import ridge
 from metarun.backbones.base import Backbone
+from metarun.kinds import TaskSpec
 from metarun.tasks import Episode, Examples, Metrics, Predictor
 
 
@@ -32,6 +34,7 @@ class MetaOptNet(MetricLearner):
     def __init__(
         self,
         backbone: Backbone,
+        spec: TaskSpec,
         head: Literal["svm", "ridge"] = "svm",
         c: float = 0.1,
         diagonal: float = 1.0,
@@ -40,7 +43,7 @@ class MetaOptNet(MetricLearner):
         scale: float = 1.0,
         label_smoothing: float = 0.0,
     ) -> None:
-        super().__init__(backbone)
+        super().__init__(backbone, spec)
         require(head in ("svm", "ridge"), "head", head, "svm or ridge")
         for key, value in (("c", c), ("l2", l2), ("scale", scale)):
             require(value > 0, key, value, "a number above 0")
@@ -66,4 +69,4 @@ class MetaOptNet(MetricLearner):
         known, asked = self.embed_together(episode)
         logits, labels = self._compare(known)(asked), episode.query.y
         share = self.label_smoothing * known.ways / (known.ways - 1)  # torch's share goes to all classes, the right one too
-        return task_losses(logits, labels, share), {"accuracy": accuracies(logits.detach(), labels)}
+        return task_losses(logits, labels, share), self.objective.metrics(logits.detach(), episode.query)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from metarun.algorithms.base import require
 from metarun.algorithms.maml import MAML, HeadInit
 from metarun.backbones.base import Backbone
+from metarun.kinds import TaskSpec
 
 
 class MetaSGD(MAML):
@@ -25,7 +26,7 @@ class MetaSGD(MAML):
     def __init__(
         self,
         backbone: Backbone,
-        ways: int,
+        spec: TaskSpec,
         rate_init: Sequence[float] = (0.005, 0.1),
         inner_steps: int = 1,
         test_inner_steps: int | None = None,
@@ -38,7 +39,7 @@ class MetaSGD(MAML):
     ) -> None:
         super().__init__(
             backbone,
-            ways,
+            spec,
             inner_steps=inner_steps,
             test_inner_steps=test_inner_steps,
             first_order=first_order,

@@ -13,6 +13,7 @@ from metarun.algorithms.solvers.heads import Kind
 from metarun.algorithms.supervised import SupervisedLearner
 from metarun.algorithms.teacher import Teacher
 from metarun.backbones.base import Backbone
+from metarun.kinds import TaskSpec
 from metarun.tasks import Examples, Predictor
 
 
@@ -25,14 +26,14 @@ class NearestNeighbour(SupervisedLearner):
     def __init__(
         self,
         backbone: Backbone,
-        classes: int,
+        spec: TaskSpec,
         distance: Literal["cosine", "euclidean"] = "cosine",
         classifier: Kind = "linear",
         label_smoothing: float = 0.0,
         teacher: Teacher | None = None,
         augment: bool = True,
     ) -> None:
-        super().__init__(backbone, classes, classifier, label_smoothing, teacher, augment)
+        super().__init__(backbone, spec, classifier, label_smoothing, teacher, augment)
         self.distance = distance
 
     def classify(self, support: Examples) -> Predictor:

@@ -12,14 +12,17 @@ from torch.nn import functional as F
 
 from metarun.algorithms.base import MetricLearner, class_means, require, squared_distances
 from metarun.backbones.base import Backbone
+from metarun.kinds import TaskSpec
 from metarun.tasks import Examples, Predictor
 
 
 class ProtoNet(MetricLearner):
     """distance: squared `euclidean`, or `cosine` (scores are then cosines); scale: a factor on the scores (the paper: 1)."""
 
-    def __init__(self, backbone: Backbone, distance: Literal["euclidean", "cosine"] = "euclidean", scale: float = 1.0) -> None:
-        super().__init__(backbone)
+    def __init__(
+        self, backbone: Backbone, spec: TaskSpec, distance: Literal["euclidean", "cosine"] = "euclidean", scale: float = 1.0
+    ) -> None:
+        super().__init__(backbone, spec)
         require(scale > 0, "scale", scale, "a number above 0")
         self.distance, self.scale = distance, scale
 

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from metarun.algorithms.base import MetricLearner, require
 from metarun.algorithms.solvers.ridge import ridge
 from metarun.backbones.base import Backbone
+from metarun.kinds import TaskSpec
 from metarun.tasks import Episode, Examples, Metrics, Predictor
 
 
@@ -28,12 +29,13 @@ class R2D2(MetricLearner):
     def __init__(
         self,
         backbone: Backbone,
+        spec: TaskSpec,
         l2: float = 50.0,
         learn_l2: bool = False,
         scale: float = 10.0,
         random_shots: tuple[int, int] | None = None,
     ) -> None:
-        super().__init__(backbone)
+        super().__init__(backbone, spec)
         require(l2 > 0, "l2", l2, "a number above 0")
         require(scale > 0, "scale", scale, "a number above 0")
         fits = random_shots is None or (len(random_shots) == 2 and 1 <= random_shots[0] <= random_shots[1])

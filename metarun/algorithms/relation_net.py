@@ -16,9 +16,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from metarun.algorithms.base import MetricLearner, accuracies, full, require
+from metarun.algorithms.base import MetricLearner, require
+from metarun.algorithms.objectives import full
 from metarun.backbones.base import Backbone
 from metarun.errors import UserError
+from metarun.kinds import TaskSpec
 from metarun.nn.batch_norm import query_outputs
 from metarun.nn.functional import max_pool2d
 from metarun.nn.layers import BatchNorm2d, Conv2d, Linear, unfold
@@ -34,8 +36,8 @@ class RelationNet(MetricLearner):
 
     statistics: ClassVar[str] = "query"
 
-    def __init__(self, backbone: Backbone, hidden: int = 8, padding: int = 1) -> None:
-        super().__init__(backbone)
+    def __init__(self, backbone: Backbone, spec: TaskSpec, hidden: int = 8, padding: int = 1) -> None:
+        super().__init__(backbone, spec)
         require(hidden >= 1, "hidden", hidden, "a number above 0")
         require(padding in (0, 1), "padding", padding, "0 or 1")
         places = backbone.out_features // backbone.out_channels
@@ -58,7 +60,7 @@ class RelationNet(MetricLearner):
         """Per task (T,): the mean square of the differences between relations and labels (1: the right class, else 0), and `accuracy`."""
         relations, labels = self.adapt(episode.support)(episode.query.x), episode.query.y
         squares = F.mse_loss(relations, F.one_hot(labels, episode.query.ways).to(relations.dtype), reduction="none")
-        return squares.flatten(1).mean(1), {"accuracy": accuracies(relations.detach(), labels)}
+        return squares.flatten(1).mean(1), self.objective.metrics(relations.detach(), episode.query)
 
     def _relate(self, support: Examples, query: Tensor, statistics: str) -> Tensor:
         """Relations (T, n, N) of embeddings, the relation module of each task normalised by `statistics` of its own."""

@@ -16,9 +16,11 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from metarun.algorithms.base import FewShotLearner, cross_entropy, full, require, score
+from metarun.algorithms.base import FewShotLearner, require
 from metarun.algorithms.maml import HeadInit, classifier
+from metarun.algorithms.objectives import full
 from metarun.backbones.base import Backbone
+from metarun.kinds import TaskSpec
 from metarun.nn.batch_norm import normalise_by, query_outputs, scratch_buffers
 from metarun.tasks import Episode, Examples, Metrics, Predictor
 
@@ -26,7 +28,7 @@ BETA2, EPSILON = 0.999, 1e-8
 
 
 class Reptile(FewShotLearner):
-    """ways: classes of a task, at test too; inner_lr: of the inner Adam; inner_steps, test_inner_steps: its updates in training and else.
+    """inner_lr: of the inner Adam; inner_steps, test_inner_steps: its updates in training and else.
 
     inner_batch, test_inner_batch: images of an update, taken in turn from the shuffled support, which may be smaller; None for the whole
     support. The `test_` ones may be None for the same as in training. head_init: as in MAML. Raises UserError for what makes no sense.
@@ -37,7 +39,7 @@ class Reptile(FewShotLearner):
     def __init__(
         self,
         backbone: Backbone,
-        ways: int,
+        spec: TaskSpec,
         inner_lr: float = 1e-3,
         inner_steps: int = 5,
         inner_batch: int | None = 10,
@@ -45,16 +47,16 @@ class Reptile(FewShotLearner):
         test_inner_batch: int | None = 5,
         head_init: HeadInit = "xavier",
     ) -> None:
-        super().__init__()
+        super().__init__(spec)
         require(inner_lr > 0, "inner_lr", inner_lr, "a number above 0")
         require(inner_steps >= 1, "inner_steps", inner_steps, "1 or more")
         require(test_inner_steps is None or test_inner_steps >= 0, "test_inner_steps", test_inner_steps, "0 or more, or null")
         for key, size in (("inner_batch", inner_batch), ("test_inner_batch", test_inner_batch)):
             require(size is None or size >= 2, key, size, "2 or more (batch norm needs them), or null")
-        self.ways, self.inner_lr, self.step = ways, inner_lr, 0
+        self.outputs, self.inner_lr, self.step = self.objective.outputs, inner_lr, 0
         self.steps = {True: inner_steps, False: inner_steps if test_inner_steps is None else test_inner_steps}
         self.batch = {True: inner_batch, False: inner_batch if test_inner_batch is None else test_inner_batch}
-        self.net = classifier(backbone, ways, head_init)
+        self.net = classifier(backbone, self.outputs, head_init)
         self.moment = SecondMoment(sum(parameter.numel() for parameter in self.net.parameters()))
 
     def begin_step(self, step: int) -> None:
@@ -74,7 +76,7 @@ class Reptile(FewShotLearner):
         weights, moments = self._inner_loop(support)
         with torch.no_grad():
             self.moment.move(moments, self.steps[self.training])
-            shown, metrics = score(query_outputs(self.net, weights, support.x, query.x, "track", len(episode)), query.y)
+            shown, metrics = self.scored(query_outputs(self.net, weights, support.x, query.x, "track", len(episode)), query)
             reached = torch.cat([value.flatten(1) for value in weights.values()], 1)
         start = torch.cat([value.flatten() for value in self.net.parameters()])
         return (start - reached).square().sum(1) / 2, {"loss": shown, **metrics}
@@ -83,8 +85,8 @@ class Reptile(FewShotLearner):
     def _inner_loop(self, support: Examples) -> tuple[dict[str, Tensor], list[Tensor]]:
         """Adapted weights and the second moments they end with, each (T, *shape); no graph leads back from one update to the last."""
         tasks, images = support.y.shape
-        steps, batch = self.steps[self.training], self.batch[self.training] or images
-        order = minibatches(images, batch, steps, seed=self.step + 1 if self.training else 0).to(support.x.device, non_blocking=True)
+        steps, size = self.steps[self.training], self.batch[self.training] or images
+        order = minibatches(images, size, steps, seed=self.step + 1 if self.training else 0).to(support.x.device, non_blocking=True)
         parameters = dict(self.net.named_parameters())
         weights = {name: repeated(value, tasks, like=value) for name, value in parameters.items()}
         state, count = self.moment.state(self.training)
@@ -93,15 +95,16 @@ class Reptile(FewShotLearner):
         with normalise_by(self.net, "batch"):
             buffers = scratch_buffers(self.net, tasks)
             for update, chosen in enumerate(order, count + 1):
-                gradients = self._gradients(weights, buffers, support.x[:, chosen], support.y[:, chosen])
+                batch = Examples(support.x[:, chosen], support.y[:, chosen], support.ways)
+                gradients = self._gradients(weights, buffers, batch)
                 adam(list(weights.values()), gradients, moments, self.inner_lr, update)
         return weights, moments
 
-    def _gradients(self, weights: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
-        with torch.enable_grad(), torch.autocast(x.device.type, enabled=False):  # as in MAML, whose inner loop has full precision too
+    def _gradients(self, weights: dict[str, Tensor], buffers: dict[str, Tensor], batch: Examples) -> tuple[Tensor, ...]:
+        with torch.enable_grad(), torch.autocast(batch.x.device.type, enabled=False):  # as in MAML, whose inner loop has full precision too
             leaves = {name: value.detach().requires_grad_() for name, value in weights.items()}
             # The sum over tasks, since each task's weights see only its own part of it.
-            loss = cross_entropy(functional_call(self.net, {**leaves, **buffers}, (full(x),)), y, "sum") / y.shape[1]
+            loss = self.objective.loss(functional_call(self.net, {**leaves, **buffers}, (full(batch.x),)), batch).sum()
             return torch.autograd.grad(loss, list(leaves.values()))
 
 

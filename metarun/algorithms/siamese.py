@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from metarun.algorithms.base import MetricLearner, accuracies, require
+from metarun.algorithms.base import MetricLearner, require
 from metarun.backbones.base import Backbone
+from metarun.kinds import TaskSpec
 from metarun.nn.layers import Linear
 from metarun.tasks import Episode, Examples, Metrics, Predictor
 
@@ -23,8 +24,8 @@ from metarun.tasks import Episode, Examples, Metrics, Predictor
 class Siamese(MetricLearner):
     """A class scores the `max` or the `mean` of s over its support (`shots`). Raises UserError for anything else."""
 
-    def __init__(self, backbone: Backbone, shots: Literal["max", "mean"] = "max") -> None:
-        super().__init__(backbone)
+    def __init__(self, backbone: Backbone, spec: TaskSpec, shots: Literal["max", "mean"] = "max") -> None:
+        super().__init__(backbone, spec)
         require(shots in ("max", "mean"), "shots", shots, "max or mean")
         self.shots = shots
         self.weigh = Linear(backbone.out_features, 1)
@@ -38,7 +39,7 @@ class Siamese(MetricLearner):
         pairs = self.similarity(asked, known.x)
         same = episode.query.y.unsqueeze(2) == known.y.unsqueeze(1)
         each = F.binary_cross_entropy_with_logits(pairs, same.to(pairs.dtype), reduction="none")
-        return each.flatten(1).mean(1), {"accuracy": accuracies(self._scores(pairs.detach(), known), episode.query.y)}
+        return each.flatten(1).mean(1), self.objective.metrics(self._scores(pairs.detach(), known), episode.query)
 
     def _scores(self, pairs: Tensor, support: Examples) -> Tensor:
         members = F.one_hot(support.y, support.ways).mT.unsqueeze(1)

@@ -20,6 +20,7 @@ from metarun.algorithms.solvers.heads import Kind
 from metarun.algorithms.supervised import SupervisedLearner
 from metarun.algorithms.teacher import Teacher
 from metarun.backbones.base import Backbone
+from metarun.kinds import TaskSpec
 from metarun.tasks import Examples, Predictor
 
 
@@ -32,7 +33,7 @@ class SimpleShot(SupervisedLearner):
     def __init__(
         self,
         backbone: Backbone,
-        classes: int,
+        spec: TaskSpec,
         transform: Literal["un", "l2n", "cl2n"] = "cl2n",
         momentum: float = 0.99,
         classifier: Kind = "linear",
@@ -40,7 +41,7 @@ class SimpleShot(SupervisedLearner):
         teacher: Teacher | None = None,
         augment: bool = True,
     ) -> None:
-        super().__init__(backbone, classes, classifier, label_smoothing, teacher, augment)
+        super().__init__(backbone, spec, classifier, label_smoothing, teacher, augment)
         require(0 <= momentum < 1, "momentum", momentum, "0 or more and below 1")
         self.transform, self.momentum = transform, momentum
         self.register_buffer("total", torch.zeros(backbone.out_features))

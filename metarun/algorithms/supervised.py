@@ -10,19 +10,18 @@ Lipton, Tschannen, Itti, Anandkumar, 2018. arXiv:1805.04770),
 where the teacher normalises by its running statistics.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
-from metarun.algorithms.base import MetricLearner, accuracies, class_means, require, task_losses
+from metarun.algorithms.base import MetricLearner, class_means, require
+from metarun.algorithms.objectives import accuracies, task_losses
 from metarun.algorithms.solvers.heads import Kind, unit
 from metarun.algorithms.teacher import Teacher
 from metarun.backbones.base import Backbone
 from metarun.errors import UserError
+from metarun.kinds import TaskSpec
 from metarun.nn.layers import Linear
 from metarun.tasks import Episode, Examples, Metrics, Predictor
 
@@ -30,7 +29,7 @@ from metarun.tasks import Episode, Examples, Metrics, Predictor
 class SupervisedLearner(MetricLearner):
     """A classifier in training: `linear`, or `cosine` with a learned norm per class, times `scale` (None: as in `CosineClassifier`).
 
-    classes: of the training split; label_smoothing: over the outputs; teacher: whose scores are learned from too, if it names a run;
+    label_smoothing: over the outputs; teacher: whose scores are learned from too, if it names a run;
     augment: whether the training images are augmented; outputs: of the classifier, None for as many as classes. Raises UserError for
     what makes no sense.
     """
@@ -40,7 +39,7 @@ class SupervisedLearner(MetricLearner):
     def __init__(
         self,
         backbone: Backbone,
-        classes: int,
+        spec: TaskSpec,
         classifier: Kind = "linear",
         label_smoothing: float = 0.0,
         teacher: Teacher | None = None,
@@ -48,22 +47,23 @@ class SupervisedLearner(MetricLearner):
         outputs: int | None = None,
         scale: float | None = None,
     ) -> None:
-        super().__init__(backbone)
+        super().__init__(backbone, spec)
+        classes = spec.facts["classes"]
         require(0 <= label_smoothing < 1, "label_smoothing", label_smoothing, "0 or more and below 1")
         require(outputs is None or outputs >= classes, "outputs", outputs, f"{classes}, the number of training classes, or more, or null")
         require(scale is None or scale > 0, "scale", scale, "a number above 0, or null")
-        self.classes, self.outputs = classes, outputs or classes
+        self.width = outputs or classes
         self.label_smoothing, self.teacher, self.augment = label_smoothing, teacher or Teacher(), augment
         if classifier == "cosine":
-            self.classifier: nn.Module = CosineClassifier(backbone.out_features, self.outputs, scale)
+            self.classifier: nn.Module = CosineClassifier(backbone.out_features, self.width, scale)
         else:
-            self.classifier = linear = Linear(backbone.out_features, self.outputs)
+            self.classifier = linear = Linear(backbone.out_features, self.width)
             nn.init.zeros_(linear.bias)
 
-    def check_training(self, classes: Sequence[str], image: Sequence[int]) -> None:
+    def check_training(self) -> None:
         """Raises UserError if there is a teacher that cannot be had, or that did not learn these classes from images of this size."""
         if self.teacher.run:
-            self.expert({"classes": list(classes), "image": list(image)})
+            self.expert()
 
     def meta_loss(self, tasks: Examples | Episode) -> tuple[Tensor, Metrics]:
         """Per mini-batch (T,) of images (T, B, C, H, W): the mean loss, and `accuracy` over the training classes."""
@@ -89,18 +89,18 @@ class SupervisedLearner(MetricLearner):
         """Called with the embeddings (T, B, D) of every mini-batch, for methods that keep a statistic of them."""
 
     def class_scores(self, embedded: Tensor) -> Tensor:
-        """Of the training classes: (T, n, D) -> (T, n, outputs), in full precision."""
+        """Of the training classes: (T, n, D) -> (T, n, width), in full precision."""
         with torch.autocast(embedded.device.type, enabled=False):
             scores: Tensor = self.classifier(embedded)
         return scores
 
-    def expert(self, data: Mapping[str, Any] | None = None) -> "SupervisedLearner":
+    def expert(self) -> "SupervisedLearner":
         """The teacher's network, which is read when it is first asked for. Raises UserError as `check_training` does."""
-        learner = self.teacher.learner(self.classes, data)
+        learner = self.teacher.learner(self.spec)
         expert = next((module for module in learner.modules() if isinstance(module, SupervisedLearner)), None)
-        if expert is None or expert.outputs != self.outputs:
-            has = "no classifier of the training classes" if expert is None else f"a classifier of {expert.outputs} outputs"
-            raise UserError(f"algorithm.teacher.run: {self.teacher.run} has {has}; expected one of {self.outputs}")
+        if expert is None or expert.width != self.width:
+            has = "no classifier of the training classes" if expert is None else f"a classifier of {expert.width} outputs"
+            raise UserError(f"algorithm.teacher.run: {self.teacher.run} has {has}; expected one of {self.width}")
         return expert
 
 

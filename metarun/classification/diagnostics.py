@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metarun.algorithms.base import FewShotLearner, accuracies, cross_entropy, testing
+from metarun.algorithms.base import FewShotLearner, testing
+from metarun.algorithms.objectives import accuracies, task_losses
 from metarun.nn.batch_norm import MODES
 from metarun.nn.device import Device
 from metarun.tasks import Episode, Examples
@@ -31,7 +32,7 @@ def diagnose(learner: FewShotLearner, episode: Episode, statistics: str, device:
         permuted = [_permuted(learner, episode, statistics, seed) for seed in range(1, PERMUTATIONS)]
     spread = torch.stack([accuracies(steps[-1], query.y), *permuted]).std(0).mean()
     return {
-        "inner_steps": [{"accuracy": _percent(scores, query.y), "loss": float(cross_entropy(scores, query.y))} for scores in steps],
+        "inner_steps": [{"accuracy": _percent(scores, query.y), "loss": float(task_losses(scores, query.y).mean())} for scores in steps],
         "batch_norm": {mode: _percent(scores, query.y) for mode, scores in by_mode.items()},
         "label_spread": 100 * float(spread),
     }

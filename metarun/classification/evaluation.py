@@ -8,13 +8,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from metarun.algorithms.base import FewShotLearner, MetricLearner, accuracies, cross_entropy, full, testing
+from metarun.algorithms.base import FewShotLearner, MetricLearner, testing
+from metarun.algorithms.objectives import accuracies, full, task_losses
 from metarun.data.episodes import Draws, Episodes, Pixels
 from metarun.nn.device import Device
 from metarun.tasks import Examples
-from metarun.text.measure import Measure
 
-ACCURACY = Measure("accuracy", "%", higher_is_better=True)
 PIXELS_AT_ONCE = 2**20
 """Of the images that go through the network together: enough to keep a device busy, with less memory than training takes."""
 EMBEDDINGS_AT_ONCE = 2**14
@@ -62,7 +61,7 @@ def evaluate(
     else:
         scored = _averaged(_by_task(learner, episodes, view, count, statistics, device) for view in seen)
     # Made before the loop: what small tensors it left behind would each split a large block that was freed, and memory would grow.
-    correct, losses, parts, done = torch.empty(count, device=device.torch), torch.empty(count, device=device.torch), 0, 0
+    correct, losses, done = torch.empty(count, device=device.torch), torch.empty(count, device=device.torch), 0
     right = torch.empty(count, episodes.ways, dtype=torch.int64, device=device.torch)
     classes, turns = (np.empty((count, episodes.ways), dtype=np.int64) for _ in range(2))
     each = torch.arange(episodes.ways, device=device.torch).repeat_interleave(episodes.queries)
@@ -70,14 +69,13 @@ def evaluate(
         for logits, draws in scored:
             labels = each.expand(len(logits), -1)
             some = slice(done, done + len(labels))
-            correct[some], losses[parts] = accuracies(logits, labels), cross_entropy(logits, labels, "sum")
+            correct[some], losses[some] = accuracies(logits, labels), task_losses(logits, labels)
             right[some] = (logits.argmax(-1) == labels).unflatten(1, (episodes.ways, -1)).sum(2)
             classes[some], turns[some] = draws.classes, draws.turns
-            parts, done = parts + 1, some.stop
+            done = some.stop
             bar.update(len(labels))
-    total = losses[:parts].cpu().double().sum() / (count * episodes.ways * episodes.queries)
     per_class = _per_class(episodes, classes, turns, right.cpu().numpy())
-    return Result(100 * correct.cpu().double().numpy(), float(total), per_class)
+    return Result(100 * correct.cpu().double().numpy(), float(losses.cpu().double().mean()), per_class)
 
 
 def _per_class(episodes: Episodes, classes: np.ndarray, turns: np.ndarray, right: np.ndarray) -> dict[str, tuple[int, int]]:

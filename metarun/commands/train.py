@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from metarun.algorithms.base import FewShotLearner
+from metarun.algorithms.objectives import ACCURACY
 from metarun.classification.diagnostics import QUICK_MODES, diagnose, scalars
-from metarun.classification.evaluation import ACCURACY
 from metarun.classification.evaluation import evaluate as score
 from metarun.classification.picture import episode_figure
 from metarun.commands.lines import first_line, last_lines
@@ -22,8 +22,9 @@ from metarun.errors import UserError
 from metarun.nn.device import Device
 from metarun.runs.checkpoint import load_checkpoint, newest, versions
 from metarun.runs.folder import Run, refuse_taken
-from metarun.training.build import Config, Data, Split, make_learner, make_update, refuse_unfit
+from metarun.training.build import Config, Data, Split, make_update, refuse_unfit
 from metarun.training.gradient import MetaGradient
+from metarun.training.learners import make_learner
 from metarun.training.testing import evaluate
 from metarun.training.trainer import Trainer
 
@@ -51,7 +52,7 @@ def prepare(cfg: Config, run_dir: Path, choices: Mapping[str, str] | None = None
     device = Device(**cfg["device"])
     device.set_up()
     data = Data(cfg, device)
-    learner = make_learner(cfg, device, data.classes)
+    learner = make_learner(cfg, device, data.facts)
     refuse_unfit(cfg, learner, data.source)
     training = data.training(learner)
     validation = data.protocol("val") if cfg["val_every"] else None

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import logging
 import platform
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -16,6 +17,7 @@ from metarun.runs.files import whole
 from metarun.text.units import counted
 from metarun.version import __version__
 
+log = logging.getLogger(__name__)
 FORMAT = "metarun-checkpoint-1"
 
 
@@ -80,6 +82,32 @@ def load_config(folder: Path, name: str) -> dict[str, Any]:
     """The resolved config of a checkpoint and the group choices behind it: {"config": ..., "choices": ...}."""
     checkpoint = load_checkpoint(folder, name)
     return {"config": checkpoint["config"], "choices": checkpoint["choices"]}
+
+
+def selected(run_dir: Path, protocol: Mapping[str, Any], way_out: str | None = None) -> list[str]:
+    """The names of the checkpoints that the protocol tests, the best first.
+
+    way_out: what a command offers that is asked for the best where there is none, unless the protocol can be changed there. Raises
+    UserError with it then, and if the protocol wants more than the run kept.
+    """
+    if way_out is None:
+        way_out = f"protocol.selection=last{' protocol.ensemble=1' * (protocol['ensemble'] > 1)} tests the last one"
+    none = UserError(f"{run_dir}: no checkpoint is its best, as no validation of it gave a finite number so far; {way_out}")
+    if protocol["ensemble"] == 1:
+        name = "best" if protocol["selection"] == "best_val" else "last"
+        there = {path.stem for path in (run_dir / "checkpoints").glob("*.pt")}
+        if name not in there and "last" in there:
+            raise none
+        return [name]
+    last = load_checkpoint(run_dir, "last")
+    kept, keep_best = last.get("ranking", []), last["config"].get("keep_best", 1)
+    if protocol["ensemble"] > keep_best:
+        raise UserError(f"protocol.ensemble: {protocol['ensemble']} is not allowed; the run was trained with keep_best={keep_best}")
+    if not kept:
+        raise none
+    if len(kept) < protocol["ensemble"]:
+        log.warning("there were %d validations only; testing the mean of %d checkpoints", len(kept), len(kept))
+    return [f"val-{step}" for _, step in kept[: protocol["ensemble"]]]
 
 
 def file_sha256(path: Path) -> str:

@@ -11,10 +11,9 @@ from omegaconf import OmegaConf
 from metarun.config.changes import completed
 from metarun.config.compose import parse
 from metarun.errors import UserError
-from metarun.runs.checkpoint import load_checkpoint, save_checkpoint
+from metarun.runs.checkpoint import load_checkpoint, save_checkpoint, selected
 from metarun.runs.files import whole_folder
 from metarun.runs.status import read_json, write_json
-from metarun.training.testing import selected
 
 KEPT = ("config", "choices", "data", "classes", "versions", "changes", "step", "best", "ranking", "model")
 TOLD = ("state", "step", "steps", "step_seconds", "seconds", "peak_memory", "best", "test")

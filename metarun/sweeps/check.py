@@ -8,7 +8,11 @@ from hydra.utils import instantiate
 from metarun.config.schema import check
 from metarun.config.targets import check_targets
 from metarun.nn.device import Device
-from metarun.training.build import Config, make_learner, make_optimizer, refuse_unfit, training_batches
+from metarun.training.build import Config, facts_of, make_optimizer, refuse_unfit, training_batches
+from metarun.training.learners import make_learner
+
+ANY = {"classes": 2, "names": ["one", "other"], "shape": None}
+"""Stand-in facts, where the data lie elsewhere."""
 
 
 class PointCheck:
@@ -26,7 +30,7 @@ class PointCheck:
         check_targets(cfg)
         source = self.source(cfg["dataset"])
         batches = training_batches(cfg, source, augment=False) if self.local else None
-        learner = make_learner(cfg, Device("cpu"), batches.classes if batches else 2)
+        learner = make_learner(cfg, Device("cpu"), facts_of(batches) if batches else ANY)
         make_optimizer(cfg, learner.parameters())
         if batches is None:
             return None

@@ -25,7 +25,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from metarun.config import compose
-from metarun.config.aliases import BEFORE, renamed
+from metarun.config.aliases import of_before
 from metarun.config.changes import SINCE_ADDED
 from metarun.config.keys import augments
 from metarun.config.refusals import refusal
@@ -234,7 +234,7 @@ def run_name(values: Mapping[str, Any], choices: Mapping[str, str]) -> str:
     aside = ASIDE if augments(values) else (*ASIDE, "dataset.augment")
     identity = {
         key: in_one_way(value)
-        for key, value in flat(renamed(values, BEFORE)).items()
+        for key, value in flat(of_before(values)).items()
         if key not in aside and (key, value) not in SINCE_ADDED.items()
     }
     identity["experiment"] = choices.get("experiment")

@@ -2,7 +2,6 @@
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from inspect import signature
 from typing import Any
 
 import torch
@@ -13,7 +12,6 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from metarun.algorithms.base import FewShotLearner
-from metarun.backbones.base import Backbone
 from metarun.data import augmentation
 from metarun.data.batches import Batches
 from metarun.data.episodes import Episodes, Pixels
@@ -24,21 +22,6 @@ from metarun.tasks import Episode, Examples, TaskSource
 from metarun.training.gradient import MetaGradient
 
 Config = Mapping[str, Any]
-
-
-def make_learner(cfg: Config, device: Device, classes: int) -> FewShotLearner:
-    """The learner with its backbone, from the run's seed. `classes`, the number of classes in training, is for learners that take it.
-
-    Raises UserError for a combination that cannot work.
-    """
-    torch.manual_seed(cfg["seed"])
-    backbone = instantiate(cfg["backbone"])
-    if not isinstance(backbone, Backbone):
-        raise UserError(f"backbone._target_: {type(backbone).__name__} is not a Backbone; put it into metarun.backbones.per_task.PerTask")
-    make = instantiate(cfg["algorithm"])
-    facts = {"classes": classes} if "classes" in signature(make).parameters else {}
-    learner: FewShotLearner = make(backbone=backbone, **facts)
-    return learner.to(device.torch)
 
 
 def make_optimizer(cfg: Config, parameters: Iterable[nn.Parameter]) -> tuple[Optimizer, LRScheduler]:
@@ -109,9 +92,9 @@ class Data:
         self.loaded: list[tuple[ImageTable, Pixels]] = []
 
     @property
-    def classes(self) -> int:
-        """How many classes the images that are trained on have."""
-        return training_batches(self.cfg, self.source, augment=False).classes
+    def facts(self) -> dict[str, Any]:
+        """Of the images that are trained on."""
+        return facts_of(training_batches(self.cfg, self.source, augment=False))
 
     def training(self, learner: FewShotLearner) -> Training:
         batches = training_batches(self.cfg, self.source, learner.augment)
@@ -136,6 +119,11 @@ class Data:
         return pixels
 
 
+def facts_of(batches: Batches) -> dict[str, Any]:
+    """What a learner is told of the data that it is trained on (see `TaskSpec`)."""
+    return {"classes": batches.classes, "names": list(batches.table.names), "shape": list(batches.table.images.shape[1:])}
+
+
 def training_episodes(cfg: Config, source: Any) -> Episodes:
     """The tasks that are trained on. Raises UserError where the images do not suffice."""
     task, split = cfg["task"], cfg["train_split"]
@@ -156,8 +144,8 @@ def protocol_episodes(cfg: Config, source: Any, split: str) -> Episodes:
 
 def refuse_ways(learner: FewShotLearner, episodes: Episodes, key: str) -> None:
     """Raises UserError if the tasks, configured under `key`, have more or fewer classes than the learner is built for."""
-    if learner.ways not in (None, episodes.ways):
-        raise UserError(f"{key}.ways: {episodes.ways} is not allowed; {type(learner).__name__} is built for {learner.ways}")
+    if learner.outputs not in (None, episodes.ways):
+        raise UserError(f"{key}.ways: {episodes.ways} is not allowed; {type(learner).__name__} is built for {learner.outputs}")
 
 
 def refuse_unfit(cfg: Config, learner: FewShotLearner, source: Any) -> None:
@@ -170,7 +158,7 @@ def refuse_unfit(cfg: Config, learner: FewShotLearner, source: Any) -> None:
     refuse_ways(learner, test, "protocol")
     trained = source.load(cfg["train_split"])
     refuse_overlap(cfg, trained.names, test.table)
-    learner.check_training(trained.names, trained.images.shape[1:])
+    learner.check_training()
     refuse_augmentation("algorithm.augment", source, test.table, learner.augment and learner.supervised_steps != 0, needed=False)
     refuse_augmentation("task.augment", source, test.table, cfg["task"]["augment"])
     refuse_augmentation("protocol.views", source, test.table, cfg["protocol"]["views"] > 1)

@@ -12,7 +12,8 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from metarun.errors import TrainingError
 from metarun.nn.device import Device, is_out_of_memory
-from metarun.tasks import GradientUpdate, MetaLearner, Metrics, Tasks, joined
+from metarun.tasks import MetaLearner, Metrics, Tasks, joined
+from metarun.updates import GradientUpdate
 
 log = logging.getLogger(__name__)
 

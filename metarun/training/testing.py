@@ -9,18 +9,17 @@ from typing import Any
 
 import numpy as np
 
-from metarun.algorithms.base import FewShotLearner
-from metarun.algorithms.ensemble import Ensemble
 from metarun.classification.diagnostics import diagnose
 from metarun.classification.evaluation import Result
 from metarun.classification.evaluation import evaluate as score
-from metarun.config.aliases import BEFORE, renamed
+from metarun.config.aliases import of_before
 from metarun.data.table import ImageTable
 from metarun.errors import UserError
 from metarun.nn.device import Device
-from metarun.runs.checkpoint import file_sha256, load_checkpoint, versions
+from metarun.runs.checkpoint import file_sha256, load_checkpoint, selected, versions
 from metarun.runs.status import now, write_json
-from metarun.training.build import Config, Data, Split, make_learner, refuse_augmentation, refuse_overlap, refuse_ways
+from metarun.training.build import Config, Data, Split, refuse_augmentation, refuse_overlap, refuse_ways
+from metarun.training.learners import together, trained
 from metarun.training.origin import class_names, dataset_name, identity, other_dataset, other_images, remark
 
 log = logging.getLogger(__name__)
@@ -39,9 +38,9 @@ def evaluate(cfg: Config, run_dir: Path) -> dict[str, Any]:
     refuse_other_images(table, checkpoint["data"]["image"])
     refuse_overlap(cfg, checkpoint["data"]["classes"], table)
     refuse_augmentation("protocol.views", data.source, table, protocol["views"] > 1)
-    members = trained_learners(cfg, run_dir, checkpoints, device)
+    members = trained(cfg, run_dir, checkpoints, device)
     refuse_ways(members[0], split.episodes, "protocol")
-    learner = members[0] if len(members) == 1 else Ensemble(members)
+    learner = together(members)
     statistics = protocol["batch_norm"] or members[0].statistics
     result = score(learner, split.episodes, split.pixels, protocol["episodes"], statistics, device, "test", protocol["views"])
     paths = [run_dir / "checkpoints" / f"{name}.pt" for name in names]
@@ -72,48 +71,6 @@ def refuse_other_images(table: ImageTable, trained: Sequence[int]) -> None:
         raise UserError(
             f"dataset: its images are {table.images.shape[1:]} (height, width, channels), the run's were {(height, width, channels)}{hint}"
         )
-
-
-def trained_learners(cfg: Config, run_dir: Path, checkpoints: Sequence[Mapping[str, Any]], device: Device) -> list[FewShotLearner]:
-    """The learner of each checkpoint. Raises UserError if the configuration is not that of their weights."""
-    members = [make_learner(cfg, device, trained_classes(checkpoint)) for checkpoint in checkpoints]
-    try:
-        for member, kept in zip(members, checkpoints, strict=True):
-            member.load_state_dict(kept["model"])
-    except RuntimeError as error:
-        raise UserError(f"{run_dir}: its weights do not fit this algorithm and backbone; a test cannot change the network") from error
-    return members
-
-
-def trained_classes(checkpoint: Mapping[str, Any]) -> int:
-    """How many classes the run was trained on; of the oldest runs, which have no use for it, without rotations."""
-    return checkpoint.get("classes", len(checkpoint["data"]["classes"]))
-
-
-def selected(run_dir: Path, protocol: Mapping[str, Any], way_out: str | None = None) -> list[str]:
-    """The names of the checkpoints that the protocol tests, the best first.
-
-    way_out: what a command offers that is asked for the best where there is none, unless the protocol can be changed there. Raises
-    UserError with it then, and if the protocol wants more than the run kept.
-    """
-    if way_out is None:
-        way_out = f"protocol.selection=last{' protocol.ensemble=1' * (protocol['ensemble'] > 1)} tests the last one"
-    none = UserError(f"{run_dir}: no checkpoint is its best, as no validation of it gave a finite number so far; {way_out}")
-    if protocol["ensemble"] == 1:
-        name = "best" if protocol["selection"] == "best_val" else "last"
-        there = {path.stem for path in (run_dir / "checkpoints").glob("*.pt")}
-        if name not in there and "last" in there:
-            raise none
-        return [name]
-    last = load_checkpoint(run_dir, "last")
-    kept, keep_best = last.get("ranking", []), last["config"].get("keep_best", 1)
-    if protocol["ensemble"] > keep_best:
-        raise UserError(f"protocol.ensemble: {protocol['ensemble']} is not allowed; the run was trained with keep_best={keep_best}")
-    if not kept:
-        raise none
-    if len(kept) < protocol["ensemble"]:
-        log.warning("there were %d validations only; testing the mean of %d checkpoints", len(kept), len(kept))
-    return [f"val-{step}" for _, step in kept[: protocol["ensemble"]]]
 
 
 def _record(
@@ -156,8 +113,9 @@ def _record(
 def record_name(record: Mapping[str, Any]) -> str:
     """The name of a record's file, one per protocol: a hash of what identifies a number, apart from the number."""
     named = [record[key] for key in ("episodes_sha256", "batch_norm", "data_fingerprint", "checkpoint", "checkpoint_step")]
-    dataset = {key: value for key, value in record["config"]["dataset"].items() if key not in ("root", "residency")}
-    named += [dataset, renamed(record["config"]["algorithm"], BEFORE), record["config"]["device"]["precision"]]
+    config = of_before(record["config"])
+    dataset = {key: value for key, value in config["dataset"].items() if key not in ("root", "residency")}
+    named += [dataset, config["algorithm"], config["device"]["precision"]]
     named += [record["views"]] if record["views"] > 1 else []  # not of one view, whose files keep their names of before
     return hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:16] + ".json"
 

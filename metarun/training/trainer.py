@@ -20,9 +20,10 @@ from metarun.errors import TrainingError
 from metarun.nn.device import Device
 from metarun.runs.checkpoint import renewed
 from metarun.runs.folder import Run
-from metarun.tasks import MetaLearner, Metrics, TaskSource, Update
+from metarun.tasks import MetaLearner, Metrics, TaskSource
 from metarun.text.measure import Measure
 from metarun.training.signals import Signals
+from metarun.updates import Update
 
 log = logging.getLogger(__name__)
 

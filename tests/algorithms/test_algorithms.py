@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import CONF, composed, random_episode, rounding
+from helpers import CONF, composed, random_episode, rounding, spec
 from hydra.utils import instantiate
 from torch import Tensor
 from torch.nn import functional as F
@@ -16,7 +16,7 @@ from metarun.backbones.conv4 import Conv4
 from metarun.nn.batch_norm import MODES
 from metarun.nn.device import Device
 from metarun.tasks import Episode, Examples
-from metarun.training.build import make_learner
+from metarun.training.learners import make_learner
 
 ALGORITHMS = sorted((CONF / "algorithm").rglob("*.yaml"))
 BACKBONES = sorted((CONF / "backbone").rglob("*.yaml"))
@@ -30,7 +30,7 @@ def learner_of(path: Path) -> FewShotLearner:
     torch.manual_seed(0)
     cfg = composed(f"algorithm={path.stem}", "backbone=conv4", "task.ways=3")
     cfg["backbone"] |= {"image_size": 16, "widths": [4, 6], "film_block": 1 if path.stem == "cavia" else None, "context": 3}
-    return make_learner(cfg, Device("cpu"), classes=3).double()
+    return make_learner(cfg, Device("cpu"), spec(classes=3).facts).double()
 
 
 def training_tasks(learner: FewShotLearner, episode: Episode) -> Episode | Examples:
@@ -107,7 +107,7 @@ class Far(Backbone):
 def test_half_precision_stops_at_the_embedding(statistics: str) -> None:
     """Distances of a few units between vectors of length 1000: bfloat16 has steps of 4 there, and of 32,768 for their squares."""
     torch.manual_seed(0)
-    learner, episode = ProtoNet(Far()), random_episode(2, 3, 1, 4, dtype=torch.float32)
+    learner, episode = ProtoNet(Far(), spec()), random_episode(2, 3, 1, 4, dtype=torch.float32)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         scores = learner.adapt(episode.support, statistics)(episode.query.x)
     known, asked = (learner.backbone(x).double() for x in (episode.support.x, episode.query.x))
@@ -121,8 +121,8 @@ def test_prototypical_scores_by_hand() -> None:
     backbone = Conv4(1, 8, (3,))
     support = Examples(torch.randn(2, 6, 5, dtype=torch.float64), torch.tensor([[0, 1, 2, 0, 1, 2]] * 2), 3)
     query = torch.randn(2, 4, 5, dtype=torch.float64)
-    euclidean = ProtoNet(backbone).classify(support)(query)
-    cosine = ProtoNet(backbone, "cosine", scale=10.0).classify(support)(query)
+    euclidean = ProtoNet(backbone, spec()).classify(support)(query)
+    cosine = ProtoNet(backbone, spec(), "cosine", scale=10.0).classify(support)(query)
     for t in range(2):
         for i in range(4):
             for k in range(3):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from helpers import random_episode, rounding
+from helpers import random_episode, rounding, spec
 from sklearn.svm import LinearSVC
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -31,14 +31,14 @@ def one_hot(support: Examples) -> Tensor:
 
 
 def every_head() -> list[MetricLearner]:
-    return [R2D2(BACKBONE), MetaOptNet(BACKBONE), MetaOptNet(BACKBONE, "ridge")]
+    return [R2D2(BACKBONE, spec()), MetaOptNet(BACKBONE, spec()), MetaOptNet(BACKBONE, spec(), "ridge")]
 
 
 @pytest.mark.parametrize("features", [3, 40], ids=["primal", "woodbury"])
 @pytest.mark.parametrize("learn_l2", [False, True])
 def test_r2d2_solves_the_normal_equations(features: int, learn_l2: bool) -> None:
     torch.manual_seed(0)
-    learner = R2D2(BACKBONE, l2=0.7, learn_l2=learn_l2, scale=3.0).double()
+    learner = R2D2(BACKBONE, spec(), l2=0.7, learn_l2=learn_l2, scale=3.0).double()
     nn.init.constant_(learner.bias, 0.25)
     support, query = clusters(2, 4, 3, features, norm=3.0), torch.randn(2, 5, features, dtype=torch.float64)
     scores = learner.classify(support)(query)
@@ -55,7 +55,7 @@ def test_ridge_head_is_that_of_the_dual(features: int) -> None:
     torch.manual_seed(0)
     support, query = clusters(2, 4, 3, features), torch.randn(2, 5, features, dtype=torch.float64)
     alpha = torch.linalg.solve(support.x @ support.x.mT + 50 * torch.eye(12, dtype=torch.float64), 2 * one_hot(support))
-    scores = MetaOptNet(BACKBONE, "ridge", l2=50.0).double().classify(support)(query)
+    scores = MetaOptNet(BACKBONE, spec(), "ridge", l2=50.0).double().classify(support)(query)
     torch.testing.assert_close(scores, query @ support.x.mT @ alpha, rtol=1e-10, atol=1e-14)
 
 
@@ -64,7 +64,7 @@ def test_ridge_head_is_that_of_the_dual(features: int) -> None:
 def test_svm_scores_are_those_of_scikit_learn(c: float, norm: float) -> None:
     torch.manual_seed(0)
     support, query = clusters(2, 3, 6, 10, norm), torch.randn(2, 9, 10, dtype=torch.float64)
-    scores = MetaOptNet(BACKBONE, c=c, diagonal=0.0).double().classify(support)(query)
+    scores = MetaOptNet(BACKBONE, spec(), c=c, diagonal=0.0).double().classify(support)(query)
     for t in range(2):
         svm = LinearSVC(multi_class="crammer_singer", C=c, fit_intercept=False, loss="hinge", tol=1e-9, max_iter=10**6, random_state=0)
         svm.fit(support.x[t].numpy(), support.y[t].numpy())
@@ -81,7 +81,7 @@ def test_solver_meets_the_conditions_of_a_solution(ways: int, shots: int, featur
     x = support.x * torch.tensor([0.1, 0.1, 1, 1, 10, 10, 300, 300], dtype=torch.float64)[:, None, None]
     x[1::2, 1] = x[1::2, -1] = x[1::2, 0]
     q, upper = c * (x @ x.mT).unsqueeze(1), one_hot(support).mT
-    a, _, nu, z = interior_point(q, upper, MetaOptNet(BACKBONE).iterations)
+    a, _, nu, z = interior_point(q, upper, MetaOptNet(BACKBONE, spec()).iterations)
     least = 1e-8 * q.amax((1, 2, 3)).clamp(min=1)
     for violation in (
         (q @ a.unsqueeze(3)).squeeze(3) - upper + nu + z,
@@ -96,7 +96,7 @@ def test_solver_meets_the_conditions_of_a_solution(ways: int, shots: int, featur
 @pytest.mark.parametrize("features", [3, 12])
 def test_r2d2_gradient_is_that_of_finite_differences(features: int) -> None:
     torch.manual_seed(0)
-    learner, support = R2D2(BACKBONE, l2=0.5, learn_l2=True).double(), clusters(2, 3, 2, features)
+    learner, support = R2D2(BACKBONE, spec(), l2=0.5, learn_l2=True).double(), clusters(2, 3, 2, features)
     query = torch.randn(2, 4, features, dtype=torch.float64, requires_grad=True)
 
     def scores(x: Tensor, query: Tensor, *parameters: Tensor) -> Tensor:
@@ -110,7 +110,7 @@ def test_r2d2_gradient_is_that_of_finite_differences(features: int) -> None:
 @pytest.mark.parametrize("c", [0.1, 1.0, 100.0])
 def test_svm_gradient_is_that_of_finite_differences(c: float, diagonal: float) -> None:
     torch.manual_seed(0)
-    learner, support = MetaOptNet(BACKBONE, c=c, diagonal=diagonal).double(), clusters(2, 3, 3, 12, norm=2.0)
+    learner, support = MetaOptNet(BACKBONE, spec(), c=c, diagonal=diagonal).double(), clusters(2, 3, 3, 12, norm=2.0)
     query, direction = torch.randn(2, 4, 12, dtype=torch.float64), torch.randn(2, 4, 3, dtype=torch.float64)
 
     def value(x: Tensor) -> Tensor:
@@ -170,18 +170,20 @@ def test_random_shots_depend_on_the_step_and_keep_classes_together() -> None:
 def test_random_shots_change_what_is_learned_from() -> None:
     torch.manual_seed(0)
     episode = random_episode(2, 3, 2, 3, size=8)
-    learner = R2D2(BACKBONE, random_shots=(1, 4)).double()
+    learner = R2D2(BACKBONE, spec(), random_shots=(1, 4)).double()
     step = next(step for step in range(100) if drawn(1, 4, step) == 3)
     learner.begin_step(step)
-    torch.testing.assert_close(learner.meta_loss(episode)[0].mean(), R2D2(BACKBONE).double().meta_loss(divided(episode, 3))[0].mean())
+    torch.testing.assert_close(
+        learner.meta_loss(episode)[0].mean(), R2D2(BACKBONE, spec()).double().meta_loss(divided(episode, 3))[0].mean()
+    )
     with pytest.raises(UserError, match=r"random_shots: \[1, 5\] is not allowed; expected a most below 5"):
-        R2D2(BACKBONE, random_shots=(1, 5)).double().meta_loss(episode)
+        R2D2(BACKBONE, spec(), random_shots=(1, 5)).double().meta_loss(episode)
 
 
 def test_smoothed_labels_go_to_the_other_classes() -> None:
     torch.manual_seed(0)
     episode: Episode = random_episode(2, 3, 2, 3, size=8)
-    smooth = MetaOptNet(BACKBONE, label_smoothing=0.1).double()
+    smooth = MetaOptNet(BACKBONE, spec(), label_smoothing=0.1).double()
     losses, metrics = smooth.meta_loss(episode)
     assert "loss" not in metrics  # so what is minimised is shown
     images = torch.cat([episode.support.x, episode.query.x], 1)
@@ -195,10 +197,10 @@ def test_smoothed_labels_go_to_the_other_classes() -> None:
 @pytest.mark.parametrize("values", [{"l2": 0}, {"scale": -1}, {"random_shots": [3, 1]}, {"random_shots": [0, 1]}, {"random_shots": [2]}])
 def test_r2d2_refuses(values: dict) -> None:
     with pytest.raises(UserError, match=f"algorithm.{next(iter(values))}: "):
-        R2D2(BACKBONE, **values)
+        R2D2(BACKBONE, spec(), **values)
 
 
 @pytest.mark.parametrize("values", [{"head": "tree"}, {"c": 0}, {"diagonal": -1}, {"iterations": 0}, {"l2": -2}, {"label_smoothing": 1}])
 def test_meta_opt_net_refuses(values: dict) -> None:
     with pytest.raises(UserError, match=f"algorithm.{next(iter(values))}: "):
-        MetaOptNet(BACKBONE, **values)
+        MetaOptNet(BACKBONE, spec(), **values)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import plain_forward, random_episode
+from helpers import plain_forward, random_episode, spec
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -80,7 +80,7 @@ VARIANTS: dict[str, tuple[dict[str, Any], Callable[[str], bool]]] = {
 def test_a_variant_of_maml_has_the_meta_gradient_of_a_plain_loop_over_tasks(variant: str, recompute: bool) -> None:
     torch.manual_seed(1)
     settings, adapted = VARIANTS[variant]
-    learner = MAML(network(film=variant == "cavia"), 4, 0.3, 3, recompute=recompute, **settings).double()
+    learner = MAML(network(film=variant == "cavia"), spec(4), 0.3, 3, recompute=recompute, **settings).double()
     episode, scale = random_episode(3, 4, 2, 3), 4 if "summed" in variant else 1
     plain = plain_loss(learner, episode, adapted, lambda name, step: 0.3, first_order=variant == "fomaml", scale=scale)
     same(gradients_of(learner.meta_loss(episode)[0].mean(), learner), gradients_of(plain, learner))
@@ -89,7 +89,7 @@ def test_a_variant_of_maml_has_the_meta_gradient_of_a_plain_loop_over_tasks(vari
 @pytest.mark.parametrize("recompute", [False, True])
 def test_meta_sgd_has_the_meta_gradient_of_a_plain_loop(recompute: bool) -> None:
     torch.manual_seed(2)
-    learner, episode = MetaSGD(network(), 4, (0.1, 0.4), 3, recompute=recompute).double(), random_episode(3, 4, 2, 3)
+    learner, episode = MetaSGD(network(), spec(4), (0.1, 0.4), 3, recompute=recompute).double(), random_episode(3, 4, 2, 3)
     rates = dict(zip(learner.adapted, learner.learned_rates, strict=True))
     plain = plain_loss(learner, episode, no_norm, lambda name, step: rates[name])
     same(gradients_of(learner.meta_loss(episode)[0].mean(), learner), gradients_of(plain, learner))
@@ -99,7 +99,7 @@ def test_meta_sgd_has_the_meta_gradient_of_a_plain_loop(recompute: bool) -> None
 @pytest.mark.parametrize("meta_step", [0, 30, 100])
 def test_maml_plus_plus_has_the_meta_gradient_of_a_plain_loop(meta_step: int, recompute: bool) -> None:
     torch.manual_seed(3)
-    learner = MAMLPlusPlus(network(), 4, 0.2, 3, multi_step_loss=100, recompute=recompute).double()
+    learner = MAMLPlusPlus(network(), spec(4), 0.2, 3, multi_step_loss=100, recompute=recompute).double()
     for parameter in learner.parameters():  # so that no two steps are alike
         parameter.data += 0.05 * torch.randn_like(parameter)
     episode = random_episode(3, 4, 2, 3)
@@ -125,7 +125,7 @@ def test_maml_plus_plus_has_the_meta_gradient_of_a_plain_loop(meta_step: int, re
 def test_maml_plus_plus_on_the_head_alone_sees_every_steps_own_norm() -> None:
     torch.manual_seed(9)
     learner, episode = (
-        MAMLPlusPlus(network(), 4, 0.2, 3, adapts=["head.*"], multi_step_loss=0, learn_rates=False).double(),
+        MAMLPlusPlus(network(), spec(4), 0.2, 3, adapts=["head.*"], multi_step_loss=0, learn_rates=False).double(),
         random_episode(2, 4, 2, 3),
     )
     for parameter in learner.norms_by_step:
@@ -152,9 +152,9 @@ def test_meta_sgd_with_constant_rates_and_maml_plus_plus_with_everything_off_are
     off = {"learn_rates": False, "norm_per_step": False, "multi_step_loss": 0}
     learners = []
     for make in (
-        lambda: MAML(network(), 4, 0.25, 3),
-        lambda: MetaSGD(network(), 4, (0.25, 0.25), 3),
-        lambda: MAMLPlusPlus(network(), 4, 0.25, 3, **off),  # type: ignore[arg-type]
+        lambda: MAML(network(), spec(4), 0.25, 3),
+        lambda: MetaSGD(network(), spec(4), (0.25, 0.25), 3),
+        lambda: MAMLPlusPlus(network(), spec(4), 0.25, 3, **off),  # type: ignore[arg-type]
     ):
         torch.manual_seed(4)
         learners.append(make().double())
@@ -165,7 +165,9 @@ def test_meta_sgd_with_constant_rates_and_maml_plus_plus_with_everything_off_are
 
 def test_maml_plus_plus_begins_with_first_derivatives_if_told_to() -> None:
     torch.manual_seed(5)
-    learner = MAMLPlusPlus(network(), 4, 0.2, 3, multi_step_loss=0, learn_rates=False, norm_per_step=False, second_order_from=10).double()
+    learner = MAMLPlusPlus(
+        network(), spec(4), 0.2, 3, multi_step_loss=0, learn_rates=False, norm_per_step=False, second_order_from=10
+    ).double()
     episode = random_episode(2, 4, 2, 3)
     for step, first_order in ((9, True), (10, False)):
         learner.begin_step(step)
@@ -174,7 +176,7 @@ def test_maml_plus_plus_begins_with_first_derivatives_if_told_to() -> None:
 
 
 def test_boils_head_is_meta_learned_yet_frozen_inside() -> None:
-    learner = MAML(network(), 4, 0.3, 3, adapts=["backbone.*"], adapt_norm=True).double()
+    learner = MAML(network(), spec(4), 0.3, 3, adapts=["backbone.*"], adapt_norm=True).double()
     assert not any(name.startswith("head.") for name in learner.adapted)
     assert torch.autograd.grad(learner.meta_loss(random_episode(2, 4, 2, 3))[0].mean(), learner.net.head.weight)[0].abs().max() > 1e-3  # type: ignore[arg-type,union-attr]
 
@@ -183,7 +185,7 @@ def test_boils_head_is_meta_learned_yet_frozen_inside() -> None:
 def test_an_adapted_head_answers_as_if_the_backbone_were_fixed(steps: int) -> None:
     """ANIL's inner loop by hand, on features that are computed once."""
     torch.manual_seed(6)
-    learner, episode = MAML(network(), 4, 0.5, steps, adapts=["head.*"]).double(), random_episode(1, 4, 2, 3)
+    learner, episode = MAML(network(), spec(4), 0.5, steps, adapts=["head.*"]).double(), random_episode(1, 4, 2, 3)
     w = {name: value.detach() for name, value in learner.net.named_parameters()}
     eye = {**w, "head.weight": torch.eye(w["head.weight"].shape[1], dtype=torch.float64), "head.bias": torch.zeros(1, dtype=torch.float64)}
     support, query = plain_forward(eye, episode.support.x[0]), plain_forward(eye, episode.query.x[0])
@@ -200,10 +202,10 @@ def test_an_adapted_head_answers_as_if_the_backbone_were_fixed(steps: int) -> No
 def test_the_meta_gradient_is_that_of_finite_differences(kind: str) -> None:
     torch.manual_seed(7)
     learner = {
-        "maml": lambda: MAML(Conv4(1, 8, (3,)), 3, 0.2, 2, adapt_norm=True),
-        "meta_sgd": lambda: MetaSGD(Conv4(1, 8, (3,)), 3, (0.1, 0.3), 2),
-        "maml_plus_plus": lambda: MAMLPlusPlus(Conv4(1, 8, (3,), slope=0.01), 3, 0.2, 2),
-        "cavia": lambda: MAML(Conv4(1, 8, (3,), film_block=0, context=4), 3, 1.0, 2, adapts=["*.context"]),
+        "maml": lambda: MAML(Conv4(1, 8, (3,)), spec(3), 0.2, 2, adapt_norm=True),
+        "meta_sgd": lambda: MetaSGD(Conv4(1, 8, (3,)), spec(3), (0.1, 0.3), 2),
+        "maml_plus_plus": lambda: MAMLPlusPlus(Conv4(1, 8, (3,), slope=0.01), spec(3), 0.2, 2),
+        "cavia": lambda: MAML(Conv4(1, 8, (3,), film_block=0, context=4), spec(3), 1.0, 2, adapts=["*.context"]),
     }[kind]().double()
     episode, parameters = random_episode(2, 3, 1, 2, size=8), [p for p in learner.parameters() if p.requires_grad]
     directions = [torch.randn_like(p) for p in parameters]
@@ -221,7 +223,7 @@ def test_the_meta_gradient_is_that_of_finite_differences(kind: str) -> None:
 
 
 def test_the_trajectory_ends_where_adapting_does() -> None:
-    learner, episode = MAML(network(), 4, 0.3, 1, test_inner_steps=4).double().eval(), random_episode(2, 4, 2, 3)
+    learner, episode = MAML(network(), spec(4), 0.3, 1, test_inner_steps=4).double().eval(), random_episode(2, 4, 2, 3)
     with torch.no_grad():
         scores = [predictor(episode.query.x) for predictor in learner.trajectory(episode.support, "query")]
         assert len(scores) == 5 and not torch.equal(scores[3], scores[4])
@@ -231,11 +233,11 @@ def test_the_trajectory_ends_where_adapting_does() -> None:
 
 
 def test_adapts_chooses_parameters_and_refuses_what_names_none() -> None:
-    head_only = MAML(Conv4(1, 8, (3,)), 3, adapts=["head.*"])
+    head_only = MAML(Conv4(1, 8, (3,)), spec(3), adapts=["head.*"])
     assert head_only.adapted == ["head.weight", "head.bias"]
-    assert not any(".norm." in name for name in MAML(Conv4(1, 8, (3,)), 3).adapted)
+    assert not any(".norm." in name for name in MAML(Conv4(1, 8, (3,)), spec(3)).adapted)
     with pytest.raises(UserError, match="algorithm.adapts"):
-        MAML(Conv4(1, 8, (3,)), 3, adapts=["body.*"])
+        MAML(Conv4(1, 8, (3,)), spec(3), adapts=["body.*"])
 
 
 @pytest.mark.parametrize("steps", [1, 5])
@@ -243,7 +245,7 @@ def test_half_precision_keeps_the_direction_of_the_meta_gradient(steps: int) -> 
     torch.manual_seed(8)
     device, table = Device("cpu"), Glyphs().load("train")
     episode = Split(Episodes(table, 5, 1, 15, 0, "train"), Pixels(table, device)).draw(0, 16)
-    learner = MAML(Conv4(1, 28), 5, 0.1, steps)
+    learner = MAML(Conv4(1, 28), spec(5), 0.1, steps)
     exact = torch.cat([g.flatten() for g in gradients_of(learner.meta_loss(episode)[0].mean(), learner)])
     with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
         loss = learner.meta_loss(episode)[0].mean()

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 import pytest
 import torch
-from helpers import random_episode
+from helpers import random_episode, spec
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -40,8 +40,8 @@ def compared(support: Examples, query: Tensor, compare: Callable[[Tensor, Tensor
 @pytest.mark.parametrize("learned", [False, True])
 def test_matching_by_hand(distance: Literal["cosine", "euclidean"], learned: bool) -> None:
     support, query = embeddings()
-    soft = MatchingNet(Conv4(1, 8, (3,)), distance, 3.0, learned).double().classify(support)(query)
-    summed = MatchingNet(Conv4(1, 8, (3,)), distance, 3.0, learned, "sum").double().classify(support)(query)
+    soft = MatchingNet(Conv4(1, 8, (3,)), spec(), distance, 3.0, learned).double().classify(support)(query)
+    summed = MatchingNet(Conv4(1, 8, (3,)), spec(), distance, 3.0, learned, "sum").double().classify(support)(query)
     close = compared(
         support, query, lambda q, s: 3 * (F.cosine_similarity(q, s, dim=0) if distance == "cosine" else -(q - s).square().sum())
     )
@@ -54,12 +54,12 @@ def test_matching_by_hand(distance: Literal["cosine", "euclidean"], learned: boo
 def test_matching_has_no_log_of_zero_and_learns_its_temperature() -> None:
     support, query = embeddings()
     far = Examples((1000 * support.x).requires_grad_(), support.y, 3)
-    learner = MatchingNet(Conv4(1, 8, (3,)), "euclidean", 1.0, learned_temperature=True).double()
+    learner = MatchingNet(Conv4(1, 8, (3,)), spec(), "euclidean", 1.0, learned_temperature=True).double()
     scores = learner.classify(far)(query)
     assert (scores.exp() == 0).any() and scores.isfinite().all()
     scores.sum().backward()
     assert far.x.grad is not None and far.x.grad.isfinite().all() and learner.log_temperature.grad != 0
-    fixed = MatchingNet(Conv4(1, 8, (3,))).log_temperature
+    fixed = MatchingNet(Conv4(1, 8, (3,)), spec()).log_temperature
     assert not fixed.requires_grad and fixed.exp().item() == pytest.approx(10)
 
 
@@ -67,7 +67,7 @@ def test_raw_cosines_bound_the_loss() -> None:
     """The figures of the module's docstring, from the best embeddings there are."""
     y = torch.arange(5)[None]
     for features, least in ((torch.eye(5), 0.905), (torch.tensor([[1.0], [-1.0], [-1.0], [-1.0], [-1.0]]), 0.433)):
-        scores = MatchingNet(Conv4(1, 8, (3,)), temperature=1.0).classify(Examples(features[None], y, 5))(features[None, :1])
+        scores = MatchingNet(Conv4(1, 8, (3,)), spec(), temperature=1.0).classify(Examples(features[None], y, 5))(features[None, :1])
         assert -scores[0, 0, 0].item() == pytest.approx(least, abs=1e-3)
 
 
@@ -81,7 +81,7 @@ def lstm(x: Tensor, h: Tensor, c: Tensor, weights: Sequence[Tensor]) -> tuple[Te
 
 def test_full_context_embeddings_by_hand() -> None:
     support, query = embeddings()
-    learner = MatchingNet(Conv4(1, 8, (3,)), fce=3).double()
+    learner = MatchingNet(Conv4(1, 8, (3,)), spec(), fce=3).double()
     learner.support_context, learner.query_context = SupportContext(5).double(), QueryContext(5, 3).double()
     weights = dict(learner.support_context.lstm.named_parameters())
     ways = [[weights[f"{name}_l0{way}"] for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")] for way in ("", "_reverse")]
@@ -100,7 +100,7 @@ def test_full_context_embeddings_by_hand() -> None:
                 h, c = lstm(torch.cat([x, read]), h, c, list(learner.query_context.cell.parameters()))
                 h = h + x
             asked[t, j] = h
-    plain = MatchingNet(Conv4(1, 8, (3,))).double()
+    plain = MatchingNet(Conv4(1, 8, (3,)), spec()).double()
     torch.testing.assert_close(learner.classify(support)(query), plain.classify(Examples(known, support.y, 3))(asked))
 
 
@@ -137,7 +137,7 @@ def related(net: RelationNet, maps: Tensor, classes: Tensor, batch: Tensor | Non
 
 def relation_net(padding: int) -> Any:
     """With maps of 10x10, and with statistics and linear layers that make a difference."""
-    net: Any = RelationNet(Conv4(1, 20, (3,)), hidden=4, padding=padding).double()
+    net: Any = RelationNet(Conv4(1, 20, (3,)), spec(), hidden=4, padding=padding).double()
     with torch.no_grad():
         for norm in (net.backbone.blocks[0].norm, net.relation.first_norm, net.relation.second_norm):
             norm.running_mean.normal_()
@@ -198,7 +198,7 @@ def test_the_loss_of_relations_and_its_gradient() -> None:
 
 
 def test_relation_module_begins_as_in_the_papers_code() -> None:
-    module: Any = RelationNet(Conv4(1, 8, (32,))).relation
+    module: Any = RelationNet(Conv4(1, 8, (32,)), spec()).relation
     for convolution in (module.first, module.second):
         assert convolution.weight.std().item() == pytest.approx((2 / (9 * 32)) ** 0.5, rel=0.05) and not convolution.bias.any()
     assert module.hidden.weight.std().item() == pytest.approx(0.01, rel=0.15) and (module.hidden.bias == 1).all()
@@ -207,7 +207,7 @@ def test_relation_module_begins_as_in_the_papers_code() -> None:
 @pytest.mark.parametrize("shots", ["max", "mean"])
 def test_siamese_by_hand(shots: Literal["max", "mean"]) -> None:
     support, query = embeddings()
-    learner = Siamese(Conv4(1, 8, (3,)), shots).double()
+    learner = Siamese(Conv4(1, 8, (3,)), spec(), shots).double()
     learner.weigh = Linear(5, 1).double()
     pairs = compared(support, query, lambda q, s: (learner.weigh.weight[0] * (q - s).abs()).sum() + learner.weigh.bias[0])
     scores = learner.classify(support)(query)
@@ -217,7 +217,7 @@ def test_siamese_by_hand(shots: Literal["max", "mean"]) -> None:
 
 
 def test_the_loss_of_pairs_and_its_gradient() -> None:
-    learner, episode = Siamese(Conv4(1, 16, (4, 3))).double(), random_episode(2, 3, 2, 2)
+    learner, episode = Siamese(Conv4(1, 16, (4, 3)), spec()).double(), random_episode(2, 3, 2, 2)
     losses, metrics = learner.meta_loss(episode)
     loss = losses.mean()
     both = learner.embed(torch.cat([episode.support.x, episode.query.x], 1), "query")
@@ -238,15 +238,15 @@ def test_the_loss_of_pairs_and_its_gradient() -> None:
 @pytest.mark.parametrize(
     ("make", "key"),
     [
-        (lambda: MatchingNet(Conv4(1, 8, (3,)), distance="manhattan"), "algorithm.distance: manhattan"),  # type: ignore[arg-type]
-        (lambda: MatchingNet(Conv4(1, 8, (3,)), temperature=0), "algorithm.temperature: 0"),
-        (lambda: MatchingNet(Conv4(1, 8, (3,)), attention="hard"), "algorithm.attention: hard"),  # type: ignore[arg-type]
-        (lambda: MatchingNet(Conv4(1, 8, (3,)), fce=0), "algorithm.fce: 0"),
-        (lambda: RelationNet(Conv4(1, 8, (3,)), hidden=0), "algorithm.hidden: 0"),
-        (lambda: RelationNet(Conv4(1, 8, (3,)), padding=2), "algorithm.padding: 2"),
-        (lambda: RelationNet(Conv4(1, 6, (3,))), "maps of 3x3 are too small .* expected 4x4"),
-        (lambda: RelationNet(Conv4(1, 18, (3,)), padding=0), "maps of 9x9 are too small .* expected 10x10"),
-        (lambda: Siamese(Conv4(1, 8, (3,)), shots="min"), "algorithm.shots: min"),  # type: ignore[arg-type]
+        (lambda: MatchingNet(Conv4(1, 8, (3,)), spec(), distance="manhattan"), "algorithm.distance: manhattan"),  # type: ignore[arg-type]
+        (lambda: MatchingNet(Conv4(1, 8, (3,)), spec(), temperature=0), "algorithm.temperature: 0"),
+        (lambda: MatchingNet(Conv4(1, 8, (3,)), spec(), attention="hard"), "algorithm.attention: hard"),  # type: ignore[arg-type]
+        (lambda: MatchingNet(Conv4(1, 8, (3,)), spec(), fce=0), "algorithm.fce: 0"),
+        (lambda: RelationNet(Conv4(1, 8, (3,)), spec(), hidden=0), "algorithm.hidden: 0"),
+        (lambda: RelationNet(Conv4(1, 8, (3,)), spec(), padding=2), "algorithm.padding: 2"),
+        (lambda: RelationNet(Conv4(1, 6, (3,)), spec()), "maps of 3x3 are too small .* expected 4x4"),
+        (lambda: RelationNet(Conv4(1, 18, (3,)), spec(), padding=0), "maps of 9x9 are too small .* expected 10x10"),
+        (lambda: Siamese(Conv4(1, 8, (3,)), spec(), shots="min"), "algorithm.shots: min"),  # type: ignore[arg-type]
     ],
 )
 def test_refuses(make: Callable[[], object], key: str) -> None:

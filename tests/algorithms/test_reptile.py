@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import TINY, Metarun, plain_forward, random_episode
+from helpers import TINY, Metarun, plain_forward, random_episode, spec
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -21,7 +21,7 @@ LR, STEPS, BATCH, TEST_STEPS, TEST_BATCH = 0.01, 4, 5, 6, 4
 
 def learner() -> Reptile:
     torch.manual_seed(0)
-    return Reptile(Conv4(1, 16, (5, 6)), 3, LR, STEPS, BATCH, TEST_STEPS, TEST_BATCH).double()
+    return Reptile(Conv4(1, 16, (5, 6)), spec(3), LR, STEPS, BATCH, TEST_STEPS, TEST_BATCH).double()
 
 
 def plain_adam(w: Weights, v: Weights, count: int, x: Tensor, y: Tensor, order: Tensor) -> tuple[Weights, Weights]:
@@ -118,7 +118,7 @@ def test_minibatches_take_every_image_equally_often_and_shuffle_every_pass(image
 )
 def test_settings_that_make_no_sense_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(UserError, match=f"algorithm.{next(iter(wrong))}: "):
-        Reptile(Conv4(1, 8, (3,)), 3, **wrong)  # type: ignore[arg-type]
+        Reptile(Conv4(1, 8, (3,)), spec(3), **wrong)  # type: ignore[arg-type]
 
 
 def test_it_trains_with_more_shots_than_it_is_tested_with(metarun: Metarun, tmp_path: Path) -> None:

@@ -2,12 +2,14 @@
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from helpers import TINY, Metarun, random_episode
+from helpers import TINY, Metarun, random_episode, spec
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
@@ -26,6 +28,7 @@ from metarun.backbones.conv4 import Conv4
 from metarun.errors import UserError
 from metarun.runs.checkpoint import load_checkpoint
 from metarun.tasks import Episode, Examples
+from metarun.training.learners import trained_on
 
 
 def backbone() -> Conv4:
@@ -76,7 +79,7 @@ def test_a_head_by_sgd_is_torchs_task_by_task(make: Callable[[Tensor, Tensor], n
     known, asked = support(features=features), torch.randn(3, 7, features, dtype=torch.float64)
     head = SGD(lr=0.1, momentum=0.8, dampening=0.3, weight_decay=0.05, epochs=12, batch=4, seed=5)
     with torch.no_grad():
-        scores = Baseline(backbone(), 4, head, kind).classify(known)(asked)  # type: ignore[arg-type]
+        scores = Baseline(backbone(), spec(classes=4), head, kind).classify(known)(asked)  # type: ignore[arg-type]
     weight, bias, order = head.start(3, features, 15)
     assert all(sorted(epoch) == list(range(15)) for epoch in order.tolist()) and order.shape == (12, 15)
     for t in range(3):
@@ -93,7 +96,7 @@ def test_a_head_by_sgd_is_torchs_task_by_task(make: Callable[[Tensor, Tensor], n
 
 def test_simple_shot_by_hand() -> None:
     known, asked = support(features=24), torch.randn(3, 7, 24, dtype=torch.float64)
-    learner = SimpleShot(backbone(), 4).double()
+    learner = SimpleShot(backbone(), spec(classes=4)).double()
     middle = torch.linspace(-0.5, 0.5, 24, dtype=torch.float64)
     learner.total.copy_(0.25 * middle)
     learner.share.fill_(0.25)
@@ -109,13 +112,13 @@ def test_simple_shot_by_hand() -> None:
 
 
 def test_the_mean_of_simple_shot_is_that_of_training_and_moves_nowhere_else() -> None:
-    learner, tasks = SimpleShot(backbone(), 4, momentum=0.8).double(), batch(3)
+    learner, tasks = SimpleShot(backbone(), spec(classes=4), momentum=0.8).double(), batch(3)
     assert not learner.mean.any()
     seen = [learner.embed(x[None], "query")[0].mean(0) for x in tasks.x]
     learner.meta_loss(tasks)
     weights = torch.tensor([0.8**2, 0.8, 1.0], dtype=torch.float64)
     torch.testing.assert_close(learner.mean, torch.stack(seen).T @ weights / weights.sum())
-    alone = SimpleShot(backbone(), 4, momentum=0.8).double()
+    alone = SimpleShot(backbone(), spec(classes=4), momentum=0.8).double()
     for part in tasks.chunks(1):
         alone.meta_loss(part)
     torch.testing.assert_close(alone.state_dict(), learner.state_dict())
@@ -132,7 +135,7 @@ def plain_scores(learner: SupervisedLearner, x: Tensor) -> Tensor:
 
 
 def test_label_smoothing_is_torchs() -> None:
-    learner, tasks = NearestNeighbour(backbone(), 4, label_smoothing=0.2).double(), batch(2)
+    learner, tasks = NearestNeighbour(backbone(), spec(classes=4), label_smoothing=0.2).double(), batch(2)
     losses, metrics = learner.meta_loss(tasks)
     loss = losses.mean()
     scores = plain_scores(learner, tasks.x).flatten(0, 1)
@@ -146,10 +149,10 @@ def test_label_smoothing_is_torchs() -> None:
 
 @pytest.mark.parametrize("share", [0.3, 1.0])
 def test_distillation_by_hand_and_its_gradient(share: float) -> None:
-    expert = NearestNeighbour(Conv4(1, 8, (5, 3)), 4).double().eval().requires_grad_(False)
+    expert = NearestNeighbour(Conv4(1, 8, (5, 3)), spec(classes=4)).double().eval().requires_grad_(False)
     teacher = Teacher("somewhere", share=share, temperature=2.0)
-    teacher.loaded = (expert, {"classes": ["a", "b", "c", "d"], "image": [8, 8, 1]})
-    learner, tasks = NearestNeighbour(backbone(), 4, teacher=teacher).double(), batch(2)
+    teacher.opened = (expert, spec(classes=4).facts)
+    learner, tasks = NearestNeighbour(backbone(), spec(classes=4), teacher=teacher).double(), batch(2)
     kept = {name: value.clone() for name, value in expert.state_dict().items()}
     parameters = list(learner.parameters())
     losses, metrics = learner.meta_loss(tasks)
@@ -164,7 +167,7 @@ def test_distillation_by_hand_and_its_gradient(share: float) -> None:
     expected = (1 - share) * F.cross_entropy(scores, tasks.y.flatten()) + share * 4 * apart.mean()
     torch.testing.assert_close(torch.autograd.grad(loss, parameters), torch.autograd.grad(expected, parameters), rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(expert.state_dict(), kept, rtol=0, atol=0)
-    assert len(learner.state_dict()) == len(NearestNeighbour(backbone(), 4).state_dict())
+    assert len(learner.state_dict()) == len(NearestNeighbour(backbone(), spec(classes=4)).state_dict())
 
 
 @pytest.mark.parametrize("penalty, features", [(1.0, 40), (1e-3, 40), (0.1, 6)])
@@ -172,7 +175,7 @@ def test_logistic_regression_is_scikit_learns(penalty: float, features: int) -> 
     from sklearn.linear_model import LogisticRegression as Reference
 
     known, asked = support(features=features), torch.randn(3, 7, features, dtype=torch.float64)
-    scores = LogisticRegression(backbone(), 4, penalty).classify(known)(asked)
+    scores = LogisticRegression(backbone(), spec(classes=4), penalty).classify(known)(asked)
     for t in range(3):
         reference = Reference(C=1 / penalty, tol=1e-10, max_iter=10000)
         reference.fit(F.normalize(known.x[t], dim=1).numpy(), known.y[t].numpy())
@@ -199,14 +202,14 @@ def test_nearest_neighbours_by_hand() -> None:
     cosines = F.cosine_similarity(asked.unsqueeze(2), known.x.unsqueeze(1), dim=-1)
     distances = -(asked.unsqueeze(2) - known.x.unsqueeze(1)).square().sum(-1)
     for distance, near in (("cosine", cosines), ("euclidean", distances)):
-        scores = NearestNeighbour(backbone(), 4, distance).classify(known)(asked)  # type: ignore[arg-type]
+        scores = NearestNeighbour(backbone(), spec(classes=4), distance).classify(known)(asked)  # type: ignore[arg-type]
         torch.testing.assert_close(scores, near.unflatten(2, (3, 5)).amax(3))
         assert torch.equal(scores.argmax(2), near.argmax(2) // 5)
 
 
 def test_meta_baseline_has_two_stages() -> None:
-    learner, tasks = MetaBaseline(backbone(), 4, pretrain_steps=7).double(), batch(2)
-    assert learner.supervised_steps == 7 and MetaBaseline(backbone(), 4, pretrain_steps=None).supervised_steps is None
+    learner, tasks = MetaBaseline(backbone(), spec(classes=4), pretrain_steps=7).double(), batch(2)
+    assert learner.supervised_steps == 7 and MetaBaseline(backbone(), spec(classes=4), pretrain_steps=None).supervised_steps is None
     first = learner.meta_loss(tasks)[0].mean()
     torch.testing.assert_close(first, F.cross_entropy(plain_scores(learner, tasks.x).flatten(0, 1), tasks.y.flatten()))
     slopes = torch.autograd.grad(first, [learner.scale, learner.classifier.bias], allow_unused=True)  # type: ignore[list-item]
@@ -224,7 +227,7 @@ def test_meta_baseline_has_two_stages() -> None:
 @pytest.mark.parametrize("statistics", ["running", "query"])
 def test_fine_tuning_is_a_plain_loop_over_tasks(statistics: str, head_only: bool) -> None:
     optimizer = partial(torch.optim.Adam, lr=0.01, weight_decay=0.1)
-    learner = FineTune(backbone(), 4, optimizer, steps=5, head_only=head_only, seed=3).double()
+    learner = FineTune(backbone(), spec(classes=4), optimizer, steps=5, head_only=head_only, seed=3).double()
     learner.meta_loss(batch())  # so that the running statistics are not those that it started with
     episode = random_episode(2, 3, 2, 4, size=8)
     with torch.no_grad():
@@ -246,10 +249,15 @@ def test_fine_tuning_is_a_plain_loop_over_tasks(statistics: str, head_only: bool
 def test_a_run_teaches_another_and_a_wrong_one_is_refused(metarun: Metarun, tmp_path: Path, trained: Path) -> None:
     line = f"train algorithm=logistic_regression {TINY} task.batch=8"
     assert metarun(f"{line} hydra.run.dir=first").code == 0
-    names, image = (load_checkpoint(Path("first"), "last")["data"][key] for key in ("classes", "image"))
-    student = LogisticRegression(backbone(), len(names), teacher=Teacher("first"))
+    facts = trained_on(load_checkpoint(Path("first"), "last"))
+
+    def student_of(**changes: Any) -> LogisticRegression:
+        told = replace(spec(), facts={**facts, **changes})
+        return LogisticRegression(backbone(), told, teacher=Teacher("first"))
+
+    student = student_of()
     torch.manual_seed(5)
-    student.check_training(names, image)
+    student.check_training()
     drawn = torch.rand(1)
     torch.manual_seed(5)
     assert torch.equal(drawn, torch.rand(1))  # no random number was used up
@@ -258,11 +266,11 @@ def test_a_run_teaches_another_and_a_wrong_one_is_refused(metarun: Metarun, tmp_
     best = load_checkpoint(Path("first"), "best")["model"]
     assert all(torch.equal(value, best[name]) for name, value in taught.state_dict().items())
     with pytest.raises(UserError, match="other classes"):
-        student.check_training(names[::-1], image)
-    with pytest.raises(UserError, match="classes"):
-        LogisticRegression(backbone(), 3, teacher=Teacher("first")).check_training(names, image)
+        student_of(names=facts["names"][::-1]).check_training()
+    with pytest.raises(UserError, match=r"on \d+ classes; expected 3 classes"):
+        student_of(classes=3).check_training()
     with pytest.raises(UserError, match="images of"):
-        student.check_training(names, [32, 32, 1])
+        student_of(shape=[32, 32, 1]).check_training()
     outcome = metarun(f"{line} algorithm.teacher.run=first hydra.run.dir=second")
     assert outcome.code == 0, outcome.err
     Path("first").rename("elsewhere")

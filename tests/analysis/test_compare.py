@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import TINY, Metarun, random_table
+from helpers import TINY, Metarun, random_table, spec
 
 from metarun.algorithms.protonet import ProtoNet
 from metarun.analysis.compare.paired import adjusted, paired
@@ -54,7 +54,7 @@ def test_right_answers_of_every_class_by_counting(rotations: str, statistics: st
     torch.manual_seed(0)
     table, device = random_table([6, 7, 8, 6, 9, 6, 7], size=8, rotations=rotations), Device("cpu")
     part = table.select(table.names[2:])
-    learner, episodes, pixels = ProtoNet(Conv4(1, 8, (4,))).eval(), Episodes(part, 3, 2, 3, 0, "test"), Pixels(part, device)
+    learner, episodes, pixels = ProtoNet(Conv4(1, 8, (4,)), spec()).eval(), Episodes(part, 3, 2, 3, 0, "test"), Pixels(part, device)
     counts: dict[str, list[int]] = {}
     for number in range(40):
         draws = episodes.draw(number, 1)

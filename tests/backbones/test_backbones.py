@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import torchvision
-from helpers import CONF, Metarun, composed, random_episode
+from helpers import CONF, Metarun, composed, random_episode, spec
 from hydra.utils import instantiate
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -300,7 +300,7 @@ def noisy() -> nn.Module:
 def test_what_is_computed_again_drops_the_same_numbers(make: Callable[[], Backbone]) -> None:
     def gradient(recompute: bool) -> tuple[Tensor, Tensor]:
         torch.manual_seed(0)
-        learner, episode = MAML(make(), 3, 0.1, 2, recompute=recompute).double(), random_episode(2, 3, 2, 3)
+        learner, episode = MAML(make(), spec(3), 0.1, 2, recompute=recompute).double(), random_episode(2, 3, 2, 3)
         learner.meta_loss(episode)[0].mean().backward()
         return torch.cat([value.grad.flatten() for value in learner.parameters() if value.grad is not None]), torch.rand(1)
 

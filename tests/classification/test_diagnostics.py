@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import TINY, Metarun, random_episode
+from helpers import TINY, Metarun, random_episode, spec
 from torch import Tensor, nn
 
 from metarun.algorithms.base import FewShotLearner
@@ -41,7 +41,7 @@ class Moody(FewShotLearner):
 
 def test_inner_steps_and_batch_statistics_by_hand() -> None:
     torch.manual_seed(0)
-    learner, episode, device = MAML(Conv4(1, 16, (4, 4)), 3, 0.5, 1, test_inner_steps=2), random_episode(4, 3, 2, 3), Device("cpu")
+    learner, episode, device = MAML(Conv4(1, 16, (4, 4)), spec(3), 0.5, 1, test_inner_steps=2), random_episode(4, 3, 2, 3), Device("cpu")
     learner.double()
     found = diagnose(learner, episode, "query", device)
     assert learner.training and len(found["inner_steps"]) == 3 and set(found["batch_norm"]) == set(MODES)
@@ -61,18 +61,18 @@ def test_inner_steps_and_batch_statistics_by_hand() -> None:
 
 def test_the_spread_over_orders_of_the_labels_by_hand() -> None:
     episode, device = random_episode(8, 5, 1, 1, dtype=torch.float32), Device("cpu")
-    assert diagnose(ClassZero(), episode, "query", device)["label_spread"] == 0  # right once, whichever class is number 0
+    assert diagnose(ClassZero(spec()), episode, "query", device)["label_spread"] == 0  # right once, whichever class is number 0
     same = Episode(episode.support, episode.support)
     brightest = episode.support.x.flatten(2).mean(2).argmax(1).tolist()
     orders = [torch.randperm(5, generator=torch.Generator().manual_seed(seed)).tolist() for seed in (1, 2, 3)]
     accuracies = [[100.0 if order[0] == image else 20.0 for order in ([0, 1, 2, 3, 4], *orders)] for image in brightest]
     spread = float(np.mean([np.std(task, ddof=1) for task in accuracies]))
-    assert spread > 0 and diagnose(Moody(), same, "query", device)["label_spread"] == pytest.approx(spread, rel=1e-4)
+    assert spread > 0 and diagnose(Moody(spec()), same, "query", device)["label_spread"] == pytest.approx(spread, rel=1e-4)
 
 
 def test_an_ensemble_averages_scores() -> None:
     episode = random_episode(2, 3, 1, 2)
-    members = [ClassZero(), Moody()]
+    members = [ClassZero(spec()), Moody(spec())]
     scores = Ensemble(members).adapt(episode.support)(episode.query.x)
     first, second = (member.adapt(episode.support)(episode.query.x) for member in members)
     torch.testing.assert_close(scores, (first + second) / 2)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import TINY, Metarun, double_cpu, random_table
+from helpers import TINY, Metarun, double_cpu, random_table, spec
 
 from metarun.algorithms.protonet import ProtoNet
 from metarun.backbones.conv4 import Conv4
@@ -22,7 +22,11 @@ def test_scoring_stored_embeddings_equals_running_the_network_per_task(rotations
     torch.manual_seed(0)
     table, device = random_table([6, 7, 8, 6, 9, 6, 7], size=8, rotations=rotations), double_cpu()
     part = table.select(table.names[2:])
-    learner, episodes, pixels = ProtoNet(Conv4(1, 8, (4,))).double().eval(), Episodes(part, 3, 2, 3, 0, "test"), Pixels(part, device)
+    learner, episodes, pixels = (
+        ProtoNet(Conv4(1, 8, (4,)), spec()).double().eval(),
+        Episodes(part, 3, 2, 3, 0, "test"),
+        Pixels(part, device),
+    )
     with torch.no_grad():
         fast = torch.cat([logits for logits, _ in _by_embedding(learner, episodes, pixels, 40, device)])
         slow = torch.cat([logits for logits, _ in _by_task(learner, episodes, pixels, 40, "running", device)])
@@ -30,7 +34,7 @@ def test_scoring_stored_embeddings_equals_running_the_network_per_task(rotations
 
 
 def test_accuracy_and_interval_by_hand() -> None:
-    learner = ProtoNet(Conv4(1, 8, (4,)))
+    learner = ProtoNet(Conv4(1, 8, (4,)), spec())
     table = random_table([6] * 5, size=8)
     result = evaluate(learner, Episodes(table, 3, 1, 2, 0, "test"), Pixels(table, Device("cpu")), 30, "query", Device("cpu"), "test")
     assert result.accuracies.shape == (30,) and learner.training

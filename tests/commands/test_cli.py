@@ -447,8 +447,8 @@ from metarun.backbones.conv4 import Conv4
 
 
 class Mine(ProtoNet):
-    def __init__(self, backbone, temperature: float = 1.0) -> None:
-        super().__init__(backbone, scale=1 / temperature)
+    def __init__(self, backbone, spec, temperature: float = 1.0) -> None:
+        super().__init__(backbone, spec, scale=1 / temperature)
 
 
 class Net(Conv4):

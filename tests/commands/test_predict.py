@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import CONF, TINY, Metarun, composed, rounding
+from helpers import CONF, TINY, Metarun, composed, rounding, spec
 from PIL import Image, ImageOps
 from tables import fabricate, record, table_of
 from torch import Tensor
@@ -23,7 +23,7 @@ from metarun.nn.device import Device
 from metarun.runs.catalogue import read_run
 from metarun.runs.checkpoint import save_checkpoint
 from metarun.tasks import Examples
-from metarun.training.build import make_learner
+from metarun.training.learners import make_learner
 
 ALGORITHMS = sorted(path.stem for path in (CONF / "algorithm").rglob("*.yaml"))
 SHOTS = {"ant": 1, "bee": 3, "cat": 2}
@@ -37,7 +37,7 @@ NET = (
 def model(folder: Path, *words: str) -> FewShotLearner:
     """A run in `folder`, with a checkpoint of a network that never saw anything; returns its learner."""
     cfg = composed(*NET, *words)
-    learner = make_learner(cfg, Device("cpu"), classes=7).eval()
+    learner = make_learner(cfg, Device("cpu"), spec(classes=7).facts).eval()
     (folder / "checkpoints").mkdir(parents=True)
     image = [cfg["dataset"]["image_size"]] * 2 + [cfg["dataset"]["in_channels"]]
     facts = {"config": cfg, "choices": {}, "data": {"fingerprint": "", "image": image, "classes": list("abcdefg")}, "step": 1}
@@ -121,7 +121,7 @@ def film(name: str) -> list[str]:
 def test_classes_of_unequal_numbers_are_told_apart(name: str) -> None:
     """Where the order of the classes makes no difference to equal classes, it makes none to unequal ones."""
     torch.manual_seed(0)
-    learner = make_learner(composed(*NET, f"algorithm={name}", *film(name)), Device("cpu"), classes=7).double().eval()
+    learner = make_learner(composed(*NET, f"algorithm={name}", *film(name)), Device("cpu"), spec(classes=7).facts).double().eval()
     query = torch.rand(1, 5, 1, SIZE, SIZE, dtype=torch.float64)
 
     def answers(groups: list[Tensor]) -> Tensor:
@@ -132,7 +132,7 @@ def test_classes_of_unequal_numbers_are_told_apart(name: str) -> None:
         groups = [torch.rand(1, count, 1, SIZE, SIZE, dtype=torch.float64) for count in counts]
         return torch.allclose(answers(groups), answers(groups[::-1]).flip(2), rtol=1e-6, atol=1e-9)
 
-    if learner.ways is None and not getattr(learner, "equal_shots", False):
+    if learner.outputs is None and not getattr(learner, "equal_shots", False):
         with torch.no_grad():
             assert same(1, 3, 2) or not same(2, 2, 2)
     assert name != "protonet" or same(2, 2, 2)
@@ -285,7 +285,7 @@ def test_embeddings_are_the_backbones(metarun: Metarun, pictures: Path, monkeypa
 
 
 def test_an_embedding_has_the_scales_of_the_first_inner_step() -> None:
-    learner = MAMLPlusPlus(Conv4(1, 8, (3,)), 2).double().eval()
+    learner = MAMLPlusPlus(Conv4(1, 8, (3,)), spec(2)).double().eval()
     x = torch.rand(1, 4, 1, 8, 8, dtype=torch.float64)
     with torch.no_grad():
         before = embedder(learner)(x)

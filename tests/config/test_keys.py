@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from helpers import CONF, composed
 
+from metarun.config.aliases import of_before, renamed
 from metarun.config.keys import ROLES, differences, idle, role, same, selects
 from metarun.config.schema import flat
 
@@ -67,3 +68,11 @@ def test_what_counts_only_sometimes() -> None:
     assert selects(config(protocol={"selection": "last"}, patience=3))
     assert idle(config()) == {"dataset.augment"}
     assert idle(config(task={"augment": True}, val_every=0)) == {"protocol.val_episodes"}
+
+
+def test_a_key_that_has_gone_stays_in_the_names_of_before() -> None:
+    old = {"task": {"ways": 7}, "algorithm": {"_target_": "metarun.algorithms.maml.MAML", "ways": 7, "inner_lr": 0.4}}
+    assert renamed(old)["algorithm"].keys() == {"_target_", "inner_lr"}
+    assert of_before(renamed(old)) == of_before(old) == old
+    other = {"task": {"ways": 7}, "algorithm": {"_target_": "metarun.algorithms.protonet.ProtoNet"}}
+    assert of_before(renamed(other)) == other

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from helpers import composed, double_cpu, random_table
+from helpers import composed, double_cpu, random_table, spec
 from torchvision.transforms import v2
 
 from metarun.algorithms.protonet import ProtoNet
@@ -15,7 +15,8 @@ from metarun.data.episodes import Episodes, Pixels
 from metarun.errors import UserError
 from metarun.nn.device import Device
 from metarun.tasks import Episode, Examples
-from metarun.training.build import Data, make_learner, refuse_unfit
+from metarun.training.build import Data, refuse_unfit
+from metarun.training.learners import make_learner
 
 CHANGES = [v2.RandomResizedCrop((8, 8)), v2.ColorJitter(0.4, 0.4, 0.4), v2.RandomHorizontalFlip()]
 
@@ -65,7 +66,7 @@ def test_only_what_is_to_be_augmented_is() -> None:
 def test_views_are_averaged_as_probabilities(statistics: str) -> None:
     torch.manual_seed(0)
     table, device = random_table([6] * 4, size=8, channels=3), double_cpu()
-    learner, episodes = ProtoNet(Conv4(3, 8, (4,)), scale=0.1).double().eval(), Episodes(table, 3, 1, 4, 0, "test")
+    learner, episodes = ProtoNet(Conv4(3, 8, (4,)), spec(), scale=0.1).double().eval(), Episodes(table, 3, 1, 4, 0, "test")
     pixels = Pixels(table, device, augment=CHANGES)
     result = evaluate(learner, episodes, pixels, 5, statistics, device, "test", views=3)
     draws, expected = episodes.draw(0, 5), torch.zeros(5, 12, 3, dtype=torch.float64)
@@ -93,6 +94,6 @@ def test_views_are_averaged_as_probabilities(statistics: str) -> None:
 def test_changes_that_cannot_be_made_are_refused(words: list[str], said: str) -> None:
     cfg = composed("dataset.classes=30", "dataset.split_sizes=[10,10,10]", "protocol.ways=3", *words)
     data = Data(cfg, Device("cpu"))
-    learner = make_learner(cfg, Device("cpu"), data.classes)
+    learner = make_learner(cfg, Device("cpu"), data.facts)
     with pytest.raises(UserError, match=said):
         refuse_unfit(cfg, learner, data.source)

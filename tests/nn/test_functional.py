@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from helpers import random_episode, rounding
+from helpers import random_episode, rounding, spec
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 from torch.nn import functional as F
@@ -79,7 +79,7 @@ def test_single_precision_gives_the_meta_gradient_of_five_inner_steps() -> None:
 
     def gradient(dtype: torch.dtype) -> Tensor:
         torch.manual_seed(0)
-        learner = MAML(Conv4(1, 28), 5, inner_lr=0.1, inner_steps=5).to(dtype)
+        learner = MAML(Conv4(1, 28), spec(5), inner_lr=0.1, inner_steps=5).to(dtype)
         parts = [(x.to(dtype), torch.arange(5).repeat_interleave(x.shape[1] // 5).expand(4, -1)) for x in (support, query)]
         learner.meta_loss(Episode(*(Examples(x, y, 5) for x, y in parts)))[0].mean().backward()
         return torch.cat([value.grad.double().flatten() for value in learner.parameters() if value.grad is not None])
@@ -103,6 +103,6 @@ def test_no_kernel_of_batch_norm_is_called_without_a_factor(monkeypatch: pytest.
         return native(gy, x, weight, *rest)
 
     monkeypatch.setattr(functional, "_batch_norm_backward", watched)
-    learner = MAML(Conv4(1, 16, (4, 4), scale=False), 3, 0.1).double()
+    learner = MAML(Conv4(1, 16, (4, 4), scale=False), spec(3), 0.1).double()
     learner.meta_loss(random_episode(2, 3, 1, 2))[0].mean().backward()
     assert calls and all(weight is not None for weight in calls)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import random_episode
+from helpers import random_episode, spec
 from torch import nn
 
 from metarun.algorithms.maml import MAML
@@ -58,7 +58,7 @@ def test_chunks_of_any_size_make_the_same_steps(method: type, tmp_path: Path) ->
     states = []
     for chunk in (None, 3, 1):
         torch.manual_seed(0)
-        learner = method(Conv4(1, 8, (3, 4)), **({"ways": 3} if method is MAML else {})).double()
+        learner = method(Conv4(1, 8, (3, 4)), spec(3)).double()
         fit(learner, tmp_path / str(chunk), tasks_per_chunk=chunk)
         states.append(learner.state_dict())
     for other in states[1:]:
@@ -70,7 +70,7 @@ class Hungry(ProtoNet):
     """Runs out of memory where `fails(call, tasks)` says so, with the forward pass done, random numbers drawn and statistics moved."""
 
     def __init__(self, fails: Callable[[int, int], bool], error: Callable[[], object]) -> None:
-        super().__init__(Conv4(1, 8, (3, 4)))
+        super().__init__(Conv4(1, 8, (3, 4)), spec())
         self.calls, self.fails, self.error = 0, fails, error
         self.graphs: list[weakref.ref[torch.Tensor]] = []
 

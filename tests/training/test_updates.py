@@ -7,15 +7,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import random_episode
+from helpers import random_episode, spec
 
 import metarun.training
 from metarun.algorithms.protonet import ProtoNet
 from metarun.algorithms.reptile import Reptile
 from metarun.backbones.conv4 import Conv4
 from metarun.nn.device import Device
-from metarun.tasks import Episode, GradientUpdate, MetaLearner, Metrics, Tasks, Wrapper
+from metarun.tasks import Episode, MetaLearner, Metrics, Tasks
 from metarun.training.gradient import MetaGradient
+from metarun.updates import GradientUpdate, Wrapper
 
 
 def meta_gradient(learner: MetaLearner) -> GradientUpdate:
@@ -41,7 +42,7 @@ ROUND = {"alone": lambda update: update, "wrapped": Wrapper, "twice": Twice, "wr
 
 class Counting(ProtoNet):
     def __init__(self) -> None:
-        super().__init__(Conv4(1, 8, (3, 4)))
+        super().__init__(Conv4(1, 8, (3, 4)), spec())
         self.begun: list[int] = []
 
     def begin_step(self, step: int) -> None:
@@ -119,6 +120,6 @@ def _saved(state: object) -> BytesIO:
 
 
 def test_reptiles_second_moment_moves_once_a_step_and_its_queries_are_shown() -> None:
-    learner = Reptile(Conv4(1, 8, (3,)), 3, inner_steps=2).double()
+    learner = Reptile(Conv4(1, 8, (3,)), spec(3), inner_steps=2).double()
     metrics = meta_gradient(learner)(random_episode(4, 3, 2, 2, size=8), 0)
     assert learner.moment.counts == [0, 8] and not torch.equal(metrics["loss"], metrics["losses"])

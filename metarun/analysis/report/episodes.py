@@ -44,12 +44,11 @@ def pictures(run: Found, record: Mapping[str, Any], count: int) -> tuple[list[Pi
 
 
 def _pictures(folder: Path, record: Mapping[str, Any], numbers: Sequence[int]) -> Iterator[Picture]:
-    from metarun.algorithms.ensemble import Ensemble
     from metarun.classification.picture import episode_figure
     from metarun.nn.device import Device
     from metarun.runs.checkpoint import file_sha256, load_checkpoint
-    from metarun.training.build import Data, make_learner
-    from metarun.training.testing import trained_classes
+    from metarun.training.build import Data
+    from metarun.training.learners import together, trained
 
     paths = [folder / "checkpoints" / name for name in record["checkpoint"].split("+")]
     if missing := next((path for path in paths if not path.is_file()), None):
@@ -63,10 +62,7 @@ def _pictures(folder: Path, record: Mapping[str, Any], numbers: Sequence[int]) -
     if split.episodes.table.fingerprint != record["data_fingerprint"]:
         raise UserError("dataset: its images are not those that were tested")
     checkpoints = [load_checkpoint(folder, path.stem) for path in paths]
-    members = [make_learner(cfg, device, trained_classes(checkpoint)) for checkpoint in checkpoints]
-    for member, checkpoint in zip(members, checkpoints, strict=True):
-        member.load_state_dict(checkpoint["model"])
-    learner = members[0] if len(members) == 1 else Ensemble(members)
+    learner = together(trained(cfg, folder, checkpoints, device))
     questions = record["ways"] * record["queries"]
     for number in numbers:
         figure = episode_figure(learner, split.draw(number, 1), record["batch_norm"], device)

@@ -54,7 +54,7 @@ class Difference:
 def differences(
     values: Mapping[str, Any], choices: Mapping[str, str], words: tuple[str, ...], config_dir: str | None = None
 ) -> tuple[Difference, ...]:
-    """How a run's configuration differs from what the words compose to. What only follows from a difference is none: `algorithm.ways`
+    """How a run's configuration differs from what the words compose to. What only follows from a difference is none: `protocol.ways`
     follows `task.ways`, and another scheduler has keys of its own.
     """
     reference, found = composed(words, config_dir), []

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from metarun.algorithms.base import FewShotLearner, MetricLearner, full
+from metarun.algorithms.base import FewShotLearner, MetricLearner
+from metarun.algorithms.objectives import full
 from metarun.backbones.base import Backbone
 from metarun.classification.evaluation import PIXELS_AT_ONCE
 from metarun.commands.predict.images import Files, batches, label

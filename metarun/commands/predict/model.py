@@ -8,15 +8,14 @@ from typing import Any
 from hydra.utils import instantiate
 
 from metarun.algorithms.base import FewShotLearner
-from metarun.algorithms.ensemble import Ensemble
 from metarun.commands.predict.images import View
 from metarun.config.changes import saved_config
 from metarun.config.refusals import in_one_line
 from metarun.config.targets import check_targets
 from metarun.errors import UserError
 from metarun.nn.device import Device
-from metarun.runs.checkpoint import load_checkpoint
-from metarun.training.testing import selected, trained_learners
+from metarun.runs.checkpoint import load_checkpoint, selected
+from metarun.training import learners
 
 ASKED: dict[str | None, dict[str, Any]] = {
     None: {},
@@ -38,7 +37,7 @@ class Model:
 
     @property
     def learner(self) -> FewShotLearner:
-        return self.members[0] if len(self.members) == 1 else Ensemble(self.members)
+        return learners.together(self.members)
 
 
 def trained(values: Mapping[str, str]) -> Model:
@@ -51,7 +50,7 @@ def trained(values: Mapping[str, str]) -> Model:
         names = selected(run_dir, {**cfg["protocol"], **ASKED[values.get("checkpoint")]}, "checkpoint=last takes the last one")
         checkpoints = [load_checkpoint(run_dir, name) for name in names]
         view = _view(instantiate(cfg["dataset"]), checkpoints[0]["data"]["image"], values)
-        members = trained_learners(cfg, run_dir, checkpoints, device)
+        members = learners.trained(cfg, run_dir, checkpoints, device)
     for member in members:
         member.eval()
     return Model(members, names, values.get("batch_norm") or cfg["protocol"]["batch_norm"] or members[0].statistics, device, view)

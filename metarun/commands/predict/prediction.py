@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from metarun.algorithms.base import full
+from metarun.algorithms.objectives import full
 from metarun.classification.evaluation import PIXELS_AT_ONCE
 from metarun.commands.predict.images import Files, batches, label
 from metarun.commands.predict.model import Model
@@ -82,8 +82,8 @@ def _refuse_without(place: Path, classes: set[str]) -> None:
 def _refuse_unfit(place: Path, each: list[int], model: Model) -> None:
     """Raises UserError for so many images of every class that the learner is not made for."""
     learner = model.members[0]
-    if learner.ways not in (None, len(each)):
-        raise UserError(f"support: {place} has {len(each)} classes; {type(learner).__name__} of this run is built for {learner.ways}")
+    if learner.outputs not in (None, len(each)):
+        raise UserError(f"support: {place} has {len(each)} classes; {type(learner).__name__} of this run is built for {learner.outputs}")
     if len(set(each)) > 1 and getattr(learner, "equal_shots", False):
         raise UserError(
             f"support: {place} has {min(each)} to {max(each)} images of a class; {type(learner).__name__} needs as many of each"
