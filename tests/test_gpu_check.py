@@ -26,7 +26,7 @@ def test_the_rehearsal_does_every_check(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     results = {entry["unit"].split()[0]: entry for entry in json.loads((tmp_path / "report.json").read_text())["results"]}
     assert set(results) == {"environment", "norm", "gradient", "steps", "residency", "resume", "memory", "rate", "train"}
-    assert all(entry["ok"] for name, entry in results.items() if name not in ("environment", "memory", "rate"))
+    assert all(entry["ok"] for name, entry in results.items() if name not in ("environment", "rate"))
     assert results["rate"]["ms"] > 0 and results["train"]["state"] == "finished" and results["train"]["step"] == 4
 
 
@@ -55,7 +55,7 @@ def test_trainings_go_on_and_end_within_their_time(scripts: None, monkeypatch: p
             started.append(self)
 
         def wait(self, seconds: float | None = None) -> int:
-            if seconds is not None and "resume" in self.words[0]:
+            if not self.told and "resume" in self.words[0]:
                 raise subprocess.TimeoutExpired("metarun", seconds)
             return 143 if self.told else 0
 

@@ -116,27 +116,38 @@ def resume(device: str, name: str, precision: str) -> Figures:
 
 
 def memory(device: str, name: str) -> Figures:
-    """On CUDA: with 60 % of the memory that a step takes, the step halves its tasks, for the same gradient."""
-    if device != "cuda":
-        return {"skipped": "the memory of a process has no bound here"}
-    job = made([*small(name), "device=cuda", "tasks_per_step=32", "task.queries=10"])
-    tasks, update = job.tasks(32), job.trainer.update
-    job.learner.begin_step(0)
-    update.gradient(tasks, 0)  # what is made once is there from now on
-    job.device.synchronise()
-    job.device.release_memory()
-    job.device.reset_peak_memory()
-    before = job.device.used_memory()
-    update.gradient(tasks, 0)
-    whole, peak = flat(value.grad for value in job.learner.parameters() if value.grad is not None), job.device.peak_memory()
-    job.learner.zero_grad(set_to_none=True)
-    job.device.release_memory()
-    total = torch.cuda.get_device_properties(0).total_memory
-    torch.cuda.set_per_process_memory_fraction((before + 0.6 * (peak - before)) / total)
-    try:
+    """With 60 % of the memory that a step takes, the step halves its tasks, for the same gradient.
+
+    Off CUDA the memory of a process has no bound: there the step is told to halve them.
+    """
+    count = 32 if device == "cuda" else 8
+    job = made([*small(name), f"device={device}", f"tasks_per_step={count}", "task.queries=10"])
+    tasks, update = noisy(job.tasks(count)), job.trainer.update
+    calm(job.learner)
+    before = copy.deepcopy(job.learner.state_dict())
+
+    def gradient_of_a_step() -> torch.Tensor:
+        job.learner.load_state_dict(before)
+        job.learner.begin_step(0)
         update.gradient(tasks, 0)
-        halved = flat(value.grad for value in job.learner.parameters() if value.grad is not None)
+        found = flat(value.grad for key, value in job.learner.named_parameters() if value.grad is not None and not NOISE.search(key))
+        job.learner.zero_grad(set_to_none=True)
+        job.device.release_memory()
+        return found
+
+    gradient_of_a_step()  # what is made once is there from now on
+    job.device.reset_peak_memory()
+    least = job.device.used_memory()
+    whole, peak = gradient_of_a_step(), job.device.peak_memory()
+    if device == "cuda":
+        bound = least + 0.6 * (peak - least)
+        torch.cuda.set_per_process_memory_fraction(bound / torch.cuda.get_device_properties(0).total_memory)
+    else:
+        update.tasks_per_chunk = count // 2
+    try:
+        halved = gradient_of_a_step()
     finally:
-        torch.cuda.set_per_process_memory_fraction(1.0)
+        if device == "cuda":
+            torch.cuda.set_per_process_memory_fraction(1.0)
     apart, chunk = distance(halved, whole), update.tasks_per_chunk
-    return {"ok": chunk is not None and chunk < 32 and apart < 1e-4, "chunk": chunk, "distance": apart, "peak_mib": peak / 2**20}
+    return {"ok": chunk is not None and chunk < count and apart < 1e-4, "chunk": chunk, "distance": apart, "peak_mib": peak / 2**20}

@@ -72,7 +72,7 @@ def noisy(tasks: Any) -> Any:
     """The same tasks with noise on their images: on blank paper the maxima of a pool are equal, and rounding decides between them."""
     dice = torch.Generator().manual_seed(0)
     for x in [tasks.support.x, tasks.query.x] if isinstance(tasks, Episode) else [tasks.x]:
-        x.add_(torch.randn(x.shape, generator=dice), alpha=0.3)
+        x.add_(torch.randn(x.shape, generator=dice).to(x.device), alpha=0.3)
     return tasks
 
 

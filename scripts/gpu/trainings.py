@@ -20,7 +20,8 @@ QUICK = "experiment=protonet_glyphs_5w1s steps=4 val_every=2 protocol.episodes=2
 SAVING = 20.0
 """Seconds before the end at which a training is told to stop, to save what it has."""
 
-STOPPED = 128 + signal.SIGTERM  # what `metarun train` answers when it was told to stop, and has saved
+STOPPED = (128 + signal.SIGTERM, -signal.SIGTERM)
+"""How `metarun train` ends when it was told to stop: in training it saves first, in the test there is nothing to save."""
 
 
 def train(cells: Sequence[str], device: str, data: str | None, runs: Path, until: float) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -45,12 +46,21 @@ def train(cells: Sequence[str], device: str, data: str | None, runs: Path, until
             try:
                 code = process.wait(max(1.0, until - SAVING - time.monotonic()))
             except subprocess.TimeoutExpired:
-                process.terminate()
-                code = process.wait()
-        found = {"ok": code in (0, STOPPED), "code": code, "seconds": round(time.monotonic() - begin, 1)}
+                code = stopped(process)
+        found = {"ok": code in (0, *STOPPED), "code": code, "seconds": round(time.monotonic() - begin, 1)}
         if not found["ok"]:
             found["log"] = (runs / f"{folder.name}.log").read_text()[-300:]
         yield cell, {**found, **state(folder)}
+
+
+def stopped(process: subprocess.Popen[bytes]) -> int:
+    """Tells a training to stop; one that does not within its seconds is killed, and goes on from the checkpoint before."""
+    process.terminate()
+    try:
+        return process.wait(SAVING)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.wait()
 
 
 def state(folder: Path) -> dict[str, Any]:

@@ -42,7 +42,7 @@ def applies(needed: Requirement) -> bool:
 
 
 def commands(folder: str = "wheels") -> list[str]:
-    """The command lines that make the wheels in `folder`, and the one that installs them there, beside the torch that is there."""
+    """The command lines that make the wheels in `folder`, and the one that installs them on the machine, beside its torch."""
     pins = {name: f"{name}=={version}" for name, version in wheels().items()}
     ready = " ".join(pin for name, pin in pins.items() if name not in SOURCE_ONLY)
     built = " ".join(pin for name, pin in pins.items() if name in SOURCE_ONLY)
