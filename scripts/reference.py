@@ -45,8 +45,8 @@ def add(folder: Path, run: Found, roots: Mapping[str, str]) -> None:
     """Exports a run, with every test that it had done again."""
     to = export(run.folder, folder / run_name(run.config, run.choices))
     for before in run.records:
-        now = tested(to, before, roots)
-        if changed := differing(now, before):
+        now = tested(to, before.values, roots)
+        if changed := differing(now, before.values):
             raise UserError(f"{run.folder}: {', '.join(changed)} came out otherwise from the exported model")
     for path in (to / "evaluations").glob("*.json"):
         record = json.loads(path.read_text())
@@ -84,7 +84,7 @@ def retest(folder: Path, roots: Mapping[str, str]) -> None:
             path.unlink()
             write_json(path.with_name(record_name(now)), {**now, "config": anywhere(now["config"])})
             if run.status.get("test", {}).get("accuracy") == before["accuracy"]:
-                said = {**run.status["test"], **{key: now[key] for key in ("accuracy", "ci95")}}
+                said = {**run.status["test"], **{key: now[key] for key in ("accuracy", "ci95", "numbers")}}
                 write_json(run.folder / "status.json", {**run.status, "test": said})
             figures = " -> ".join(f"{record['accuracy']:.2f} ± {record['ci95']:.2f}" for record in (before, now))
             print(f"{run.folder.name}, {now['episodes']} tasks: {figures}", flush=True)

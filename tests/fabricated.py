@@ -51,3 +51,25 @@ def fabricate(
         }  # fmt: skip
         (folder / "evaluations/0123456789abcdef.json").write_text(json.dumps(record))
     return folder
+
+
+def measured(folder: Path, numbers: Mapping[str, float], **run: Any) -> Path:
+    """A run of no kind that is known: its test has `return`, the higher the better, or `mse`, the lower the better, and no accuracy."""
+    fabricate(folder, **run)
+    measures = {"return": ("", True, 1), "mse": ("", False, 4)}
+    said = {
+        "numbers": [
+            {**dict(zip(("unit", "higher_is_better", "digits"), measures[name], strict=True)), "name": name, "value": value,
+             "intervals": {"tasks": abs(value) / 4}}
+            for name, value in numbers.items()
+        ],
+        "columns": {name: [value * share for share in (0.5, 1.0, 1.5)] for name, value in numbers.items()},
+        "setting": {"horizon": 20}, "words": "20 steps a task",
+    }  # fmt: skip
+    gone = ("accuracy", "ci95", "loss", "ways", "shots", "queries", "per_episode", "per_class", "diagnostics")
+    for file, key in ((folder / "evaluations/0123456789abcdef.json", None), (folder / "status.json", "test")):
+        values = json.loads(file.read_text())
+        test = {name: value for name, value in (values[key] if key else values).items() if name not in gone} | said
+        test.update(data_fingerprint="2" * 64)
+        file.write_text(json.dumps({**values, key: test} if key else test))
+    return folder

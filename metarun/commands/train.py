@@ -111,7 +111,7 @@ def _trained_and_tested(cfg: Config, run_dir: Path, job: Job) -> dict[str, Any]:
         record = evaluate(cfg, run_dir)
         run.log(trainer.step, record["split"], {"accuracy": record["accuracy"]})
         run.conclude(cfg, record["accuracy"])
-        run.report(test={key: record[key] for key in ("split", "accuracy", "ci95", "episodes", "ways", "shots")})
+        run.report(test={key: record[key] for key in ("split", "accuracy", "ci95", "episodes", "ways", "shots", "numbers")})
     return record
 
 

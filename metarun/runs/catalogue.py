@@ -10,18 +10,16 @@ from typing import Any
 from metarun.config.aliases import renamed
 from metarun.config.schema import is_number
 from metarun.errors import UserError
+from metarun.runs.records import Record, of_run
 from metarun.runs.status import read_json, state
-
-NEEDED = ("accuracy", "ci95", "episodes", "batch_norm", "checkpoint_step", "episodes_sha256", "checkpoint_sha256", "config")
-"""What a record of a test has, from the oldest on."""
 
 
 @dataclass(frozen=True)
 class Found:
     """A run that was begun: `config` is resolved, `choices` maps groups to choices, `status` is what the run last said of itself.
 
-    status: `step`, `steps`, `step_seconds`, `seconds` (training in all), `peak_memory` (bytes), `best` (step and accuracy on validation),
-    `test` (accuracy, ci95, episodes, ways, shots), `error`, `host`, `pid`, `slurm_job`, `updated`; each only where it is known.
+    status: `step`, `steps`, `step_seconds`, `seconds` (training in all), `peak_memory` (bytes), `best` (step and value on validation),
+    `test` (its numbers and what they were tested on), `error`, `host`, `pid`, `slurm_job`, `updated`; each only where it is known.
     """
 
     folder: Path
@@ -44,23 +42,22 @@ class Found:
         return value
 
     @cached_property
-    def all_records(self) -> list[dict[str, Any]]:
-        """The tests of the run, as `metarun evaluate` wrote them (`metarun.training.testing`); the oldest first."""
-        found = [renamed(read_json(path)) for path in sorted((self.folder / "evaluations").glob("*.json"))]
-        return sorted((record for record in found if all(key in record for key in NEEDED)), key=lambda record: record.get("tested", ""))
+    def all_records(self) -> list[Record]:
+        """The tests of the run, the oldest first."""
+        return of_run(self.folder)
 
     @cached_property
-    def records(self) -> list[dict[str, Any]]:
+    def records(self) -> list[Record]:
         """Those on the dataset that it was trained on: a test on another is no number of this run's own setting."""
-        return [record for record in self.all_records if not record.get("cross_domain")]
+        return [record for record in self.all_records if not record.values.get("cross_domain")]
 
     @cached_property
-    def tested(self) -> Mapping[str, Any]:
-        """The test that ended the run; if it was tested only later, the last one by its own protocol. Empty without one."""
+    def tested(self) -> Record | None:
+        """The test that ended the run, as far as its status has it; if it was tested only later, the last record by its own protocol."""
         if self.status.get("test"):
-            return dict(self.status["test"])
-        own = [record for record in self.records if record["config"].get("protocol") == self.config["protocol"]]
-        return next((record for record in reversed(own) if record["checkpoint_step"] <= self.status.get("step", 0)), {})
+            return Record(str(self.folder), self.folder / "status.json", self.status["test"])
+        own = [record for record in self.records if record.values["config"].get("protocol") == self.config["protocol"]]
+        return next((record for record in reversed(own) if record.values["checkpoint_step"] <= self.status.get("step", 0)), None)
 
     def curve(self, split: str, name: str) -> tuple[list[int], list[float]]:
         """Steps and values of a metric in `metrics.csv`; a line that is being written does not count yet."""

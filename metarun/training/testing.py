@@ -17,6 +17,7 @@ from metarun.data.table import ImageTable
 from metarun.errors import UserError
 from metarun.nn.device import Device
 from metarun.runs.checkpoint import file_sha256, load_checkpoint, selected, versions
+from metarun.runs.records import written
 from metarun.runs.status import now, write_json
 from metarun.training.build import Config, Data, Split, refuse_augmentation, refuse_overlap, refuse_ways
 from metarun.training.learners import together, trained
@@ -51,6 +52,7 @@ def evaluate(cfg: Config, run_dir: Path) -> dict[str, Any]:
     record["other_images"] = None if record["cross_domain"] else other_images(checkpoint, data.source)
     if looked_at := min(protocol["diagnostics"], protocol["episodes"]):
         record["diagnostics"] = {"episodes": looked_at, **diagnose(learner, split.draw(0, looked_at), statistics, device)}
+    record |= written(record)
     _write(run_dir / "evaluations", record)
     log.info(
         "%s accuracy %.2f ± %.2f %% (%d episodes, %d-way %d-shot, %d queries a class, batch statistics: %s, step %d%s%s%s)",

@@ -11,13 +11,14 @@ import torch
 from helpers import TINY, Metarun, random_table, spec
 
 from metarun.algorithms.protonet import ProtoNet
+from metarun.analysis.compare.choosing import chosen
 from metarun.analysis.compare.paired import adjusted, paired
-from metarun.analysis.compare.records import Record, chosen
 from metarun.backbones.conv4 import Conv4
 from metarun.classification.evaluation import evaluate
 from metarun.data.episodes import Episodes, Pixels
 from metarun.errors import UserError
 from metarun.nn.device import Device
+from metarun.runs.records import Record
 
 
 def test_the_statistics_of_a_small_sample_by_enumeration() -> None:
@@ -164,7 +165,7 @@ def test_runs_without_common_episodes_are_refused_with_the_command_that_helps(me
         "compare nowhere empty": "nowhere: no such folder",
         "compare empty empty": "empty: no evaluation in it; expected a run folder",
         "compare damaged empty": "not readable as the record of an evaluation",
-        "compare other empty": "not the record of an evaluation, or too old to compare; accuracy is missing",
+        "compare other empty": "not the record of an evaluation, or too old to compare; episodes is missing",
         "compare empty other protocol.episodes=3": "not found; empty is not a run directory",
         "compare empty other/evaluations/x.json protocol.episodes=3": "x.json: is no folder",
         "compare a b --resamples 5": "--resamples: 5 is not allowed; expected an integer of at least 100",

@@ -328,7 +328,9 @@ def test_a_test_on_another_dataset_fits_it_and_says_so(metarun: Metarun, trained
         assert on == {"dataset": "glyphs", "fingerprint": found[False]["data_fingerprint"], "split": "train"}
     run = read_run(trained)
     assert (
-        run and [values["data_fingerprint"] for values in run.records] == [found[False]["data_fingerprint"]] and len(run.all_records) == 2
+        run
+        and [record.values["data_fingerprint"] for record in run.records] == [found[False]["data_fingerprint"]]
+        and len(run.all_records) == 2
     )
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 from string import ascii_uppercase
 from typing import Any
 
-from metarun.analysis.compare.records import SETTINGS, chosen, found
+from metarun.analysis.compare.choosing import chosen, found
 from metarun.errors import UserError
+from metarun.runs.records import SETTINGS
 from metarun.text.words import Parser
 
 

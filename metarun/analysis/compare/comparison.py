@@ -5,8 +5,11 @@ from dataclasses import asdict
 from string import ascii_uppercase
 from typing import Any
 
+import numpy as np
+
 from metarun.analysis.compare.paired import adjusted, paired
-from metarun.analysis.compare.records import SETTINGS, Record
+from metarun.errors import UserError
+from metarun.runs.records import SETTINGS, Record
 
 TESTED_ON = ("episodes", "ways", "shots", "queries", "episodes_sha256", "data_fingerprint")
 RUN = ("accuracy", "ci95", *SETTINGS, "checkpoint_step", "seed", "checkpoint_sha256")
@@ -19,7 +22,7 @@ def compared(records: Sequence[Record], resamples: int, classes: int) -> dict[st
     that are no numbers.
     """
     labelled, first = dict(zip(ascii_uppercase, records, strict=False)), records[0]
-    right = {label: record.right() for label, record in labelled.items()}
+    right = {label: _right(record) for label, record in labelled.items()}
     questions = first.values["ways"] * first.values["queries"]
     comparisons = [{"run": label, **asdict(paired(right["A"], right[label], questions, resamples))} for label in labelled if label != "A"]
     if len(comparisons) > 1:
@@ -30,13 +33,24 @@ def compared(records: Sequence[Record], resamples: int, classes: int) -> dict[st
     return {
         **{key: first.values[key] for key in TESTED_ON},
         "runs": [
-            {"run": label, "folder": record.run, **{key: {**record.values, **record.settings}[key] for key in RUN}}
+            {"run": label, "folder": record.run, **{key: {**record.values, **record.protocol}[key] for key in RUN}}
             for label, record in labelled.items()
         ],
         "comparisons": comparisons,
         "per_class": per_class[:classes],
         "remarks": [*_of_all(len(comparisons), min(classes, len(per_class)), len(per_class)), *_of_records(labelled, classes)],
     }
+
+
+def _right(record: Record) -> np.ndarray:
+    """Right answers (episodes,), the integers that rounded percentages stand for. Raises UserError for less than two or for a NaN."""
+    column = record.column()
+    percent = np.asarray(column.values if column else (), dtype=np.float64)
+    if len(percent) < 2:
+        raise UserError(f"{record.run}: tested on {len(percent)} episode; at least 2 are needed to compare")
+    if not np.isfinite(percent).all():
+        raise UserError(f"{record.run}: {record.file.name} has accuracies that are no numbers; it cannot be compared")
+    return np.rint(percent * record.values["ways"] * record.values["queries"] / 100).astype(np.int64)
 
 
 def _per_class(labelled: Mapping[str, Record]) -> list[dict[str, Any]]:
@@ -67,8 +81,8 @@ def _of_records(labelled: Mapping[str, Record], classes: int) -> list[str]:
     """What has to be known of these records before their numbers are put side by side."""
     remarks, checkpoints = [], dict[str, str]()
     for key in SETTINGS:
-        if len({record.settings[key] for record in labelled.values()}) > 1:
-            remarks.append(f"{key} differs: " + ", ".join(f"{label} {record.settings[key]}" for label, record in labelled.items()))
+        if len({record.protocol[key] for record in labelled.values()}) > 1:
+            remarks.append(f"{key} differs: " + ", ".join(f"{label} {record.protocol[key]}" for label, record in labelled.items()))
     elsewhere = {label: record.values["trained_on"]["dataset"] for label, record in labelled.items() if record.values.get("cross_domain")}
     if elsewhere:
         remarks.append("trained on another dataset: " + ", ".join(f"{label} on {dataset}" for label, dataset in elsewhere.items()))

@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from metarun.analysis.compare.records import EPISODES, Record
+from metarun.analysis.compare.choosing import EPISODES
 from metarun.commands.main import log_to
 from metarun.config import changes, compose
 from metarun.config.refusals import in_one_line
 from metarun.config.schema import check, quoted, refused, shown
 from metarun.config.targets import check_targets
 from metarun.errors import UserError
+from metarun.runs.records import Record
 
 
 def retested(runs: Sequence[str], overrides: Sequence[str]) -> list[Record]:

@@ -21,11 +21,11 @@ def summary(run: Found) -> dict[str, Any]:
     step_seconds = status.get("step_seconds") if running else None
     # By the mean over the run so far, which has its validations in it; the rate is that of its last steps alone.
     left = (steps - step) * seconds / step if running and step and seconds and step < steps else None
-    best, tested = status.get("best") or {}, run.tested
+    best, score = status.get("best") or {}, run.tested.number() if run.tested else None
     values = (
         *(str(run.folder), group(run, "algorithm"), group(run, "dataset"), protocol.get("ways"), protocol.get("shots")),
         *(run.config.get("seed"), run.state, step, steps, 1 / step_seconds if step_seconds else None, left),
-        *(best_value(status), best.get("step"), tested.get("accuracy"), tested.get("ci95"), seconds, status.get("peak_memory")),
+        *(best_value(status), best.get("step"), score and score.value, score and score.half, seconds, status.get("peak_memory")),
         *(status.get("updated"), status.get("error")),
     )
     return dict(zip(FIELDS, values, strict=True))

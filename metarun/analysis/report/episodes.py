@@ -2,15 +2,15 @@
 
 import base64
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from metarun.errors import UserError
 from metarun.runs.catalogue import Found
+from metarun.runs.records import Record
 
 SMALL = 180
 """Pixels across below which a picture is shown at twice its size."""
@@ -36,37 +36,43 @@ def chosen(per_episode: Sequence[float], count: int) -> tuple[list[int], list[in
     return first, worst[:count]
 
 
-def pictures(run: Found, record: Mapping[str, Any], count: int) -> tuple[list[Picture], list[Picture]]:
+def pictures(run: Found, record: Record, count: int) -> tuple[list[Picture], list[Picture]]:
     """Of the first and the worst tasks of a record. Raises UserError if the checkpoint or the images are no longer what was tested."""
-    first, worst = chosen(record["per_episode"], count)
+    first, worst = chosen(_column(record), count)
     found = {picture.episode: picture for picture in _pictures(run.folder, record, [*first, *worst])}
     return [found[number] for number in first], [found[number] for number in worst]
 
 
-def _pictures(folder: Path, record: Mapping[str, Any], numbers: Sequence[int]) -> Iterator[Picture]:
+def _column(record: Record) -> Sequence[float]:
+    column = record.column()
+    return column.values if column else ()
+
+
+def _pictures(folder: Path, record: Record, numbers: Sequence[int]) -> Iterator[Picture]:
     from metarun.classification.picture import episode_figure
     from metarun.nn.device import Device
     from metarun.runs.checkpoint import file_sha256, load_checkpoint
     from metarun.training.build import Data
     from metarun.training.learners import together, trained
 
-    paths = [folder / "checkpoints" / name for name in record["checkpoint"].split("+")]
+    values, column = record.values, _column(record)
+    paths = [folder / "checkpoints" / name for name in values["checkpoint"].split("+")]
     if missing := next((path for path in paths if not path.is_file()), None):
         raise UserError(f"{missing}: not found")
-    if "+".join(map(file_sha256, paths)) != record["checkpoint_sha256"]:
+    if "+".join(map(file_sha256, paths)) != values["checkpoint_sha256"]:
         raise UserError(f"{paths[0]}: has changed since it was tested")
-    cfg = record["config"]
+    cfg = values["config"]
     # Wherever it was tested; a device that has no such precision takes its own.
     device = Device("auto", cfg["device"]["precision"] if cfg["device"]["precision"] != "fp16" else "fp32", keep_memory=False)
-    split = Data(cfg, device).protocol(record["split"])
-    if split.episodes.table.fingerprint != record["data_fingerprint"]:
+    split = Data(cfg, device).protocol(values["split"])
+    if split.episodes.table.fingerprint != values["data_fingerprint"]:
         raise UserError("dataset: its images are not those that were tested")
     checkpoints = [load_checkpoint(folder, path.stem) for path in paths]
     learner = together(trained(cfg, folder, checkpoints, device))
-    questions = record["ways"] * record["queries"]
+    questions = values["ways"] * values["queries"]
     for number in numbers:
-        figure = episode_figure(learner, split.draw(number, 1), record["batch_norm"], device)
-        accuracy = record["per_episode"][number]
+        figure = episode_figure(learner, split.draw(number, 1), values["batch_norm"], device)
+        accuracy = column[number]
         wrong = round(questions * (1 - accuracy / 100))
         _, height, width = figure.shape
         larger = 2 if width < SMALL else 1

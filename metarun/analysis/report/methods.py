@@ -129,7 +129,11 @@ def inner(method: Method) -> tuple[Band, int]:
     curves, tasks = list[tuple[Sequence[float], Sequence[float]]](), 0
     for run in method.runs:
         asked = [run.config["protocol"][key] for key in ("ways", "shots", "split")]
-        own = [r for r in run.records if "diagnostics" in r and [r[key] for key in ("ways", "shots", "split")] == asked]
+        own = [
+            r
+            for r in (record.values for record in run.records)
+            if "diagnostics" in r and [r[key] for key in ("ways", "shots", "split")] == asked
+        ]
         if own:
             entries = own[-1]["diagnostics"]["inner_steps"]
             curves.append((range(len(entries)), [entry["accuracy"] for entry in entries]))

@@ -16,6 +16,7 @@ from metarun.config.compose import compose
 from metarun.config.schema import flat, path_text, shown
 from metarun.errors import UserError
 from metarun.runs.catalogue import Found
+from metarun.runs.records import Record
 
 NO_PART = ("resume", "_partial_", "_convert_")
 
@@ -29,10 +30,10 @@ def training_command(run: Found) -> str | None:
     return shlex.join(["metarun", "train", *map(str, words)]) if isinstance(words, list) else None
 
 
-def test_command(run: Found, record: Mapping[str, Any]) -> str:
+def test_command(run: Found, record: Record) -> str:
     """The line that repeats a test: what its configuration has that the run's own has not."""
     own = flat(run.config)
-    other = {key: value for key, value in flat(record["config"]).items() if key.partition(".")[0] in GROUPS_OF_A_TEST}
+    other = {key: value for key, value in flat(record.values["config"]).items() if key.partition(".")[0] in GROUPS_OF_A_TEST}
     words, target = [], str(other["dataset._target_"])
     if target != own["dataset._target_"]:  # another dataset: chosen by its file, which is named like the module
         words = [f"dataset={target.split('.')[-2]}"]

@@ -15,6 +15,7 @@ from metarun.analysis.report.methods import band
 from metarun.analysis.report.plots import Line, Plot, plot
 from metarun.errors import UserError
 from metarun.runs.catalogue import Found
+from metarun.runs.records import Record
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class RunPage:
     texts: Mapping[str, str]
     plot: Plot | None
     training: str | None
-    records: Sequence[tuple[Mapping[str, Any], str]]
+    records: Sequence[tuple[Record, str]]
     recipe: str
     differences: Sequence[tuple[str, str, str]] | None
     first: Sequence[Picture]
@@ -80,8 +81,8 @@ def curves(run: Found, name: str) -> Plot | None:
 
 def shown(run: Found, episodes: int) -> tuple[list[Picture], list[Picture], str]:
     """Pictures of the first and the worst tasks of the run's own test, or of its last one; else a line that says why there are none."""
-    records = [record for record in reversed(run.records) if "per_episode" in record]
-    records.sort(key=lambda record: record["config"].get("protocol") != run.config["protocol"])  # stable: its own first
+    records = [record for record in reversed(run.records) if record.column()]
+    records.sort(key=lambda record: record.values["config"].get("protocol") != run.config["protocol"])  # stable: its own first
     remark = "They were not asked for." if records else "It was not tested."
     for record in records if episodes else []:
         try:

@@ -62,6 +62,11 @@ COSTS: Mapping[str, tuple[Callable[[Found], float | None], Callable[[float], str
 }
 
 
+def reached_by(run: Found) -> float | None:
+    score = run.tested.number() if run.tested else None
+    return score.value if score else None
+
+
 def costs(methods: Sequence[Method]) -> list[Cost]:
     """Time of the whole run, seconds a step, peak memory and what was reached by it."""
     values = {name: [_mean(read(run) for run in method.runs) for method in methods] for name, (read, _) in COSTS.items()}
@@ -69,7 +74,7 @@ def costs(methods: Sequence[Method]) -> list[Cost]:
     found = []
     for number, method in enumerate(methods):
         own = {name: column[number] for name, column in values.items()}
-        steps, reached = _mean(run.status.get("step") for run in method.runs), _mean(run.tested.get("accuracy") for run in method.runs)
+        steps, reached = _mean(run.status.get("step") for run in method.runs), _mean(reached_by(run) for run in method.runs)
         entries = {
             "runs": str(len(method.runs)),
             "steps": "" if steps is None else f"{steps:.0f}",

@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from math import sqrt
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any
 
 from metarun.analysis.tables.checks import refuse_columns, refuse_patterns, refuse_roots
 from metarun.analysis.tables.definition import Asked, load
@@ -19,6 +18,7 @@ from metarun.analysis.tables.table import Cell, CellRun, Table
 from metarun.config.schema import near
 from metarun.errors import UserError
 from metarun.runs.catalogue import Found, find_runs
+from metarun.runs.records import Record
 
 
 @dataclass(frozen=True)
@@ -111,9 +111,12 @@ def with_runs(cell: Cell, filling: Filling, order: Order) -> Cell:
         CellRun(
             str(run.folder.relative_to(order.root)),
             run.config["seed"],
-            *(record[key] for key in ("accuracy", "ci95", "episodes", "checkpoint_step", "episodes_sha256", "checkpoint_sha256")),
+            score.value,
+            score.half,
+            *(record.values[key] for key in ("episodes", "checkpoint_step", "episodes_sha256", "checkpoint_sha256")),
         )
         for run, record in tested
+        if (score := record.number())
     )
     accuracy, ci95 = fmean(run.accuracy for run in runs), interval([record for _, record in tested])
     apart = (*filling.settings, *departures(filling.test, composed(filling.published, order.config_dir)))
@@ -132,34 +135,37 @@ def with_runs(cell: Cell, filling: Filling, order: Order) -> Cell:
     )
 
 
-def ended_early(tested: Sequence[tuple[Found, Mapping[str, Any]]]) -> list[str]:
+def ended_early(tested: Sequence[tuple[Found, Record]]) -> list[str]:
     """What is to be said of runs whose last checkpoint was tested and is not of the last step that was asked for."""
     return [
-        f"seed {run.config['seed']} ended at step {record['checkpoint_step']} of {run.config['steps']}"
+        f"seed {run.config['seed']} ended at step {record.values['checkpoint_step']} of {run.config['steps']}"
         for run, record in tested
-        if record["config"]["protocol"]["selection"] == "last" and record["checkpoint_step"] < run.config["steps"]
+        if record.values["config"]["protocol"]["selection"] == "last" and record.values["checkpoint_step"] < run.config["steps"]
     ]
 
 
-def on_other_data(tested: Sequence[tuple[Found, Mapping[str, Any]]]) -> list[str]:
+def on_other_data(tested: Sequence[tuple[Found, Record]]) -> list[str]:
     """What is to be said of runs that were tested on other images than the first, or than those that they were trained on."""
-    first = tested[0][1].get("data_fingerprint")
-    said = [f"seed {run.config['seed']} was tested on other images" for run, record in tested if record.get("data_fingerprint") != first]
+    first = tested[0][1].values.get("data_fingerprint")
+    said = [
+        f"seed {run.config['seed']} was tested on other images" for run, record in tested if record.values.get("data_fingerprint") != first
+    ]
     return said + [
         f"seed {run.config['seed']} was trained on other images of the same classes than it was tested on"
         for run, record in tested
-        if record.get("other_images")
+        if record.values.get("other_images")
     ]
 
 
-def interval(records: Sequence[Mapping[str, Any]]) -> float | None:
+def interval(records: Sequence[Record]) -> float | None:
     """Half of the 95 % interval over test tasks of the mean over seeds. All seeds have the same tasks, so a task counts once, by its mean
     over them. None for a single task, and for a test that cannot be matched task by task.
     """
     if len(records) == 1:
-        ci95: float | None = records[0]["ci95"]
-        return ci95
-    tasks = list(zip(*(record["per_episode"] for record in records), strict=False))
-    if len({(record["episodes_sha256"], record.get("data_fingerprint")) for record in records}) > 1 or len(tasks) < 2:
+        score = records[0].number()
+        return score.half if score else None
+    columns = [record.column() for record in records]
+    tasks = list(zip(*(column.values if column else () for column in columns), strict=False))
+    if len({(record.values["episodes_sha256"], record.values.get("data_fingerprint")) for record in records}) > 1 or len(tasks) < 2:
         return None
     return 1.96 * stdev(fmean(task) for task in tasks) / sqrt(len(tasks))

@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from metarun.analysis.tables.differences import Difference, differences
 from metarun.analysis.tables.protocol import record_of
 from metarun.analysis.tables.recipe import Recipe, composed
 from metarun.runs.catalogue import Found
+from metarun.runs.records import Record
 from metarun.runs.status import FINISHED
 
 SAME = ("experiment", "algorithm", "dataset", "backbone")
@@ -29,7 +29,7 @@ class Filling:
     recipe: tuple[str, ...]
     published: tuple[str, ...]
     chosen: tuple[Found, ...] = ()
-    records: tuple[Mapping[str, Any] | None, ...] = ()
+    records: tuple[Record | None, ...] = ()
     exact: bool = True
     settings: tuple[Difference, ...] = ()
     deviations: tuple[Difference, ...] = ()

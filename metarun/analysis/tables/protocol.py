@@ -8,6 +8,7 @@ from metarun.analysis.tables.recipe import Recipe, composed, text
 from metarun.config.changes import completed
 from metarun.config.schema import flat
 from metarun.runs.catalogue import Found
+from metarun.runs.records import Record
 
 KEYS = ("split", "episodes", "seed", "ways", "shots", "queries", "batch_norm", "selection", "ensemble", "views")
 TOGETHER = ("ways", "shots", "queries")  # one may follow another, so none is left to chance where one changes
@@ -38,11 +39,11 @@ def algorithm_of_test(run: Found, training: Recipe, test: Recipe) -> dict[str, A
     return {**flat(run.config["algorithm"]), **changed}
 
 
-def record_of(run: Found, training: Recipe, test: Recipe) -> dict[str, Any] | None:
+def record_of(run: Found, training: Recipe, test: Recipe) -> Record | None:
     """The run's test by the cell's protocol: the newest, of those in the run's own precision if there are any. None if there is none."""
-    found = [record for record in run.records if "config" in record and _matches(record, run, training, test)]
+    found = [record for record in run.records if _matches(record.values, run, training, test)]
     precision = run.config["device"]["precision"]
-    own = [record for record in found if record["config"]["device"]["precision"] == precision]
+    own = [record for record in found if record.values["config"]["device"]["precision"] == precision]
     return next(iter(reversed(own or found)), None)
 
 

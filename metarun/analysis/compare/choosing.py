@@ -1,56 +1,14 @@
 """Records of evaluations: finding them in run folders, and choosing those that were tested on the same episodes."""
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from metarun.config.schema import word
 from metarun.errors import UserError
+from metarun.runs.records import Record, read
 
-SETTINGS = ("batch_norm", "split", "selection", "ensemble", "views")
-"""What two tests on the same episodes may differ in, beside the learner."""
 EPISODES = ("split", "ways", "shots", "queries", "episodes", "seed")
 """The keys of a protocol that say which episodes it has."""
-
-NEEDED = (
-    "accuracy", "ci95", "episodes", "ways", "shots", "queries", "batch_norm", "split", "seed", "episodes_sha256", "data_fingerprint",
-    "checkpoint_sha256", "checkpoint_step", "selection", "per_episode", "config",
-)  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Record:
-    """What an evaluation of `run`, named as the user did, has written to `file`."""
-
-    run: str
-    file: Path
-    values: Mapping[str, Any]
-
-    @property
-    def tested(self) -> tuple[str, str]:
-        """Which episodes, of which images: equal only where the accuracies of two records can be paired."""
-        return self.values["episodes_sha256"], self.values["data_fingerprint"]
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        return {key: self.values.get(key, 1) for key in SETTINGS}  # the oldest are of one checkpoint, one view, and do not say so
-
-    def right(self) -> np.ndarray:
-        """Right answers (episodes,), the integers that rounded percentages stand for. Raises UserError for less than two or for a NaN."""
-        percent = np.asarray(self.values["per_episode"], dtype=np.float64)
-        if len(percent) < 2:
-            raise UserError(f"{self.run}: tested on {len(percent)} episode; at least 2 are needed to compare")
-        if not np.isfinite(percent).all():
-            raise UserError(f"{self.run}: {self.file.name} has accuracies that are no numbers; it cannot be compared")
-        return np.rint(percent * self.values["ways"] * self.values["queries"] / 100).astype(np.int64)
-
-    def __str__(self) -> str:
-        v = self.values
-        return f"{v['episodes']} episodes of {v['ways']}-way {v['shots']}-shot, {v['queries']} queries a class ({v['episodes_sha256'][:8]})"
 
 
 def found(run: str) -> list[Record]:
@@ -62,18 +20,7 @@ def found(run: str) -> list[Record]:
     if not files:
         hint = f"metarun evaluate {word('run', run)}" if (path / "checkpoints").is_dir() else "expected a run folder"
         raise UserError(f"{run}: no evaluation in it; {hint}")
-    return [_read(file, run) for file in sorted(files, key=lambda file: (-file.stat().st_mtime_ns, file.name))]
-
-
-def _read(file: Path, run: str) -> Record:
-    try:
-        values = json.loads(file.read_bytes())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file}: not readable as the record of an evaluation ({str(error).partition(chr(10))[0]})") from error
-    missing = [key for key in NEEDED if not isinstance(values, dict) or key not in values]
-    if missing:
-        raise UserError(f"{file}: not the record of an evaluation, or too old to compare; {missing[0]} is missing")
-    return Record(run, file, values)
+    return [read(file, run) for file in sorted(files, key=lambda file: (-file.stat().st_mtime_ns, file.name))]
 
 
 def chosen(candidates: Sequence[Sequence[Record]], prefix: str = "") -> tuple[list[Record], list[str]]:
@@ -98,10 +45,10 @@ def chosen(candidates: Sequence[Sequence[Record]], prefix: str = "") -> tuple[li
     same = [[record for record in records if record.tested == tested] for records in candidates]
 
     def shared(record: Record) -> int:
-        return sum(any(other.settings == record.settings for other in others) for others in same[1:])
+        return sum(any(other.protocol == record.protocol for other in others) for others in same[1:])
 
     first = max(same[0], key=shared)
-    records = [first, *(max(others, key=lambda record: record.settings == first.settings) for others in same[1:])]
+    records = [first, *(max(others, key=lambda record: record.protocol == first.protocol) for others in same[1:])]
     for record, others in zip(records, same, strict=True):
         if len(others) > 1:
             remarks.append(
