@@ -59,6 +59,12 @@ class Found:
         own = [record for record in self.records if record.values["config"].get("protocol") == self.config["protocol"]]
         return next((record for record in reversed(own) if record.values["checkpoint_step"] <= self.status.get("step", 0)), None)
 
+    @property
+    def setting(self) -> Mapping[str, Any]:
+        """What its number must share with another to stand beside it; of a run without a test, what its protocol says of that."""
+        protocol = self.config["protocol"]
+        return (self.tested and self.tested.setting) or {key: protocol[key] for key in ("ways", "shots") if key in protocol}
+
     def curve(self, split: str, name: str) -> tuple[list[int], list[float]]:
         """Steps and values of a metric in `metrics.csv`; a line that is being written does not count yet."""
         try:

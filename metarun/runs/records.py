@@ -64,10 +64,11 @@ class Record:
         if score is None:
             return None
         values, measure = self.values, score.measure
-        found = values["columns"].get(measure.name) if "columns" in values else None
-        if measure == OF_BEFORE[0] and {"per_episode", "ways", "queries"} <= values.keys():  # rounded, of right answers that are counted
-            return Column(measure, values["per_episode"], 100 / (values["ways"] * values["queries"]))
-        return None if found is None else Column(measure, found)
+        before = {OF_BEFORE[0].name: values["per_episode"]} if "per_episode" in values else {}
+        found = values.get("columns", before).get(measure.name)
+        counted = measure == OF_BEFORE[0] and {"ways", "queries"} <= values.keys()  # rounded, and of right answers
+        step = 100 / (values["ways"] * values["queries"]) if counted else None
+        return None if found is None else Column(measure, found, step)
 
     @property
     def setting(self) -> Mapping[str, Any]:

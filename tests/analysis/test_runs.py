@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from fabricated import fabricate
+from fabricated import fabricate, measured
 from helpers import Metarun
 
 from metarun.analysis.listing.command import COLUMNS
@@ -78,6 +78,7 @@ def test_json_and_csv_have_every_digit(metarun: Metarun, outputs: Path) -> None:
         ("--state finished protocol.shots=1", "a"),
         ("--sort test", "abcd"),
         ("--sort -test", "bacd"),
+        ("--sort best", "bacd"),
         ("--sort=-optimizer.lr outputs seed=0,1", "bacd"),
         ("outputs/maml-omniglot-5w1s --sort updated", "a"),
     ],
@@ -127,6 +128,19 @@ def test_a_run_tested_later_has_its_own_protocols_number(metarun: Metarun, tmp_p
     assert "90.00 ± 0.50" in metarun("runs").out
 
 
+def test_a_number_is_ranked_and_written_by_its_measure(metarun: Metarun, tmp_path: Path) -> None:
+    for name, (high, low) in {"a": (-31.5, 0.012), "b": (-40.0, 0.002), "c": (-20.0, 0.5)}.items():
+        measured(tmp_path / "outputs" / name, {"return": high, "mse": low})
+    returns, errors = metarun("runs --sort best").out, metarun("runs number=mse --sort best").out
+    assert (names(returns), names(errors)) == (["c", "a", "b"], ["b", "a", "c"])
+    assert "-31.5 ± 7.9" in returns and "0.0120 ± 0.0030" in errors and "horizon" in errors and "shots" not in errors
+    (row, *_) = json.loads(metarun("runs number=mse --format json").out)
+    assert (row["horizon"], row["test"], row["ci95"]) == (20, 0.012, 0.003)
+    refused = metarun("runs number=accuracy")
+    assert (refused.code, refused.err.count("\n")) == (2, 1)
+    assert "number: accuracy is not allowed; the tests have return, mse" in refused.err
+
+
 @pytest.mark.parametrize("damage", ["{", "[]", "{}", '{"best": null, "seconds": null, "step": 0}'])
 def test_a_damaged_status_hides_no_run(metarun: Metarun, tmp_path: Path, damage: str) -> None:
     (fabricate(tmp_path / "outputs/a") / "status.json").write_text(damage)
@@ -140,7 +154,7 @@ def test_a_terminal_is_never_too_narrow(metarun: Metarun, outputs: Path, monkeyp
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     *lines, count = metarun("runs").out.splitlines()
     assert max(map(len, lines)) <= width and "state" in lines[0]
-    for column in COLUMNS:
+    for column in (*COLUMNS, Column("ways"), Column("shots")):
         assert column.name in lines[0].split() + count.partition("not shown: ")[2].split(", ") + ["rate", "left"]
 
 

@@ -12,23 +12,26 @@ from pathlib import Path
 from typing import Any
 
 from metarun.analysis.listing.selection import ordered, selected, wanted_states
-from metarun.analysis.listing.summary import FIELDS, summary, texts
+from metarun.analysis.listing.summary import FIELDS, measure, summary, texts
 from metarun.errors import UserError
 from metarun.runs.catalogue import find_runs
+from metarun.runs.records import refuse_unknown as refuse_number
 from metarun.runs.status import STATES
 from metarun.text.grid import Column, grid
+from metarun.text.measure import Measure
 from metarun.text.units import counted
-from metarun.text.words import Parser
+from metarun.text.words import Parser, taken, told_apart
 
 EPILOG = """examples
-  metarun runs --sort -test                            the best first
+  metarun runs --sort best                             the best first
+  metarun runs number=loss --sort best                 by another number of the tests
   metarun runs algorithm=maml,anil task.shots=1        some methods, or any other key of the configuration
   metarun runs sweeps --state failed,cut-off           what did not come to its end
   metarun runs --format json | jq '.[].test'           every digit; csv has the same columns
 """
 COLUMNS = (
-    Column("run", least=18, middle=True), Column("algorithm", drop=9), Column("dataset", drop=6), Column("ways", drop=7, right=True),
-    Column("shots", drop=7, right=True), Column("seed", drop=4, right=True), Column("state"), Column("step", drop=5, right=True),
+    Column("run", least=18, middle=True), Column("algorithm", drop=9), Column("dataset", drop=6),
+    Column("seed", drop=4, right=True), Column("state"), Column("step", drop=5, right=True),
     Column("rate", drop=3, right=True), Column("left", drop=10, right=True), Column("val", drop=11, right=True),
     Column("test", drop=13, right=True), Column("time", drop=2, right=True), Column("updated", drop=1), Column("error", drop=12, least=16),
 )  # fmt: skip
@@ -37,16 +40,18 @@ COLUMNS = (
 def command(words: list[str]) -> None:
     """Prints the grid. Raises UserError for a folder that is none, and for a state or a key that there is not."""
     args = parser().parse_intermixed_args(joined(words))
-    folders = [word for word in args.words if "=" not in word or Path(word).exists()]  # a folder may be named `lr=0.1`
-    filters = [word for word in args.words if word not in folders]
+    folders, pairs = told_apart(args.words)
+    number, filters = taken("number", pairs)
     if len(folders) > 1:
         raise UserError(f"{folders[1]}: not understood; expected one folder, then key=value")
     states, root = wanted_states(args.state), Path(folders[0] if folders else "outputs")
     there = find_runs(root)
-    runs = [run for run in ordered(selected(there, filters), args.sort) if run.state in states]
-    rows = [summary(run) for run in runs]
+    refuse_number(number, (run.tested for run in there if run.tested))
+    runs = [run for run in ordered(selected(there, filters), args.sort, number) if run.state in states]
+    rows = [summary(run, number) for run in runs]
     if args.format == "table":
-        said = table(rows, root, width()) if rows else f"no {'such ' if there else ''}runs below {root}"
+        measures = [measure(run, number) for run in runs]
+        said = table(rows, measures, root, width()) if rows else f"no {'such ' if there else ''}runs below {root}"
     else:
         said = as_csv(rows) if args.format == "csv" else json.dumps(rows, indent=1)
     print(said, flush=True)
@@ -54,7 +59,8 @@ def command(words: list[str]) -> None:
 
 def parser() -> Parser:
     found = Parser("metarun runs", description="All runs below a folder.", epilog=EPILOG, formatter_class=RawDescriptionHelpFormatter)
-    found.add_argument("words", nargs="*", metavar="DIR key=value", help="the folder (outputs), and what the runs are to have")
+    told = "the folder (outputs), what the runs are to have, and number=NAME of the tests"
+    found.add_argument("words", nargs="*", metavar="DIR key=value", help=told)
     found.add_argument("--state", help=f"only these: {', '.join(STATES)}")
     found.add_argument("--sort", metavar="KEY", help="by a column or a key of the configuration; -KEY for the largest first")
     found.add_argument("--format", choices=("table", "csv", "json"), default="table")
@@ -77,12 +83,19 @@ def width() -> int | None:
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
-def table(rows: Sequence[Mapping[str, Any]], root: Path, width: int | None) -> str:
+def table(rows: Sequence[Mapping[str, Any]], measures: Sequence[Measure], root: Path, width: int | None) -> str:
     """The aligned grid, then how many runs are in which state and what is not shown."""
-    lines, left_out = grid(COLUMNS, [{**texts(row), "run": below(root, row["run"])} for row in rows], width)
+    shown = [{**texts(row, by), "run": below(root, row["run"])} for row, by in zip(rows, measures, strict=True)]
+    columns = [*COLUMNS[:3], *(Column(key, drop=7, right=True) for key in settings(rows)), *COLUMNS[3:]]
+    lines, left_out = grid(columns, shown, width)
     states = Counter(row["state"] for row in rows)
     count = f"{counted(len(rows), 'run')}: {', '.join(f'{states[state]} {state}' for state in STATES if states[state])}"
     return "\n".join([*lines, count + f"; not shown: {', '.join(left_out)}" * bool(left_out)])
+
+
+def settings(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The keys of the runs' settings, each once."""
+    return list(dict.fromkeys(key for row in rows for key in row if key not in FIELDS))
 
 
 def below(root: Path, folder: str) -> str:
@@ -92,7 +105,7 @@ def below(root: Path, folder: str) -> str:
 
 def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     file = io.StringIO()
-    writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
+    writer = csv.DictWriter(file, [*FIELDS[:3], *settings(rows), *FIELDS[3:]], lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return file.getvalue().rstrip("\n")

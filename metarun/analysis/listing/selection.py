@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from metarun.analysis.listing.summary import FIELDS, summary
+from metarun.analysis.listing.summary import FIELDS, measure, summary
 from metarun.config.schema import near, shown
 from metarun.errors import UserError
 from metarun.runs.catalogue import Found
@@ -43,19 +43,27 @@ def same(value: Any, text: str) -> bool:
         return False
 
 
-def ordered(runs: Sequence[Found], by: str | None) -> list[Found]:
+def ordered(runs: Sequence[Found], by: str | None, number: str | None = None) -> list[Found]:
     """The runs sorted by a column or by a key of their configuration, `-` first for the largest first; those without a value come last.
+
+    `best` sorts by the number of the test, the best first.
 
     Raises UserError for a key that no run has.
     """
     if by is None:
         return list(runs)
     key = HEADINGS.get(by.removeprefix("-"), by.removeprefix("-"))
-    refuse_unknown(key, runs, columns=(*FIELDS, *HEADINGS))
-    values = {run.folder: summary(run)[key] if key in FIELDS else run.value(key) for run in runs}
+    refuse_unknown(key, runs, columns=(*FIELDS, *HEADINGS, "best", *(key for run in runs for key in run.setting)))
+    values = {run.folder: _value(run, "test" if key == "best" else key, number) for run in runs}
     there = [run for run in runs if values[run.folder] is not None]
-    there.sort(key=lambda run: _place(values[run.folder]), reverse=by.startswith("-"))
+    upwards = key == "best" and bool(there) and measure(there[0], number).higher_is_better
+    there.sort(key=lambda run: _place(values[run.folder]), reverse=by.startswith("-") != upwards)
     return there + [run for run in runs if values[run.folder] is None]
+
+
+def _value(run: Found, key: str, number: str | None) -> Any:
+    found = summary(run, number)
+    return found[key] if key in found else run.value(key)
 
 
 def refuse_unknown(key: str, runs: Sequence[Found], columns: Sequence[str] = ()) -> None:

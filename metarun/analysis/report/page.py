@@ -11,18 +11,18 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from metarun.analysis.listing.summary import accuracy
 from metarun.analysis.report import origins, sections
 from metarun.analysis.report.methods import settings
 from metarun.analysis.report.papers import tables
 from metarun.analysis.report.run_pages import run_pages
+from metarun.analysis.tables.wording import ours
 from metarun.config.schema import flat
 from metarun.runs.catalogue import Found
 from metarun.runs.status import STATES
 from metarun.text.units import counted, size
 from metarun.version import __version__
 
-FILTERS = {"accuracy": accuracy, "size": size, "written": origins.written}
+FILTERS = {"number": ours, "size": size, "written": origins.written}
 
 
 def page(runs: Sequence[Found], root: Path, episodes: int) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from metarun.analysis.listing.summary import summary, texts
+from metarun.analysis.listing.summary import measure, summary, texts
 from metarun.analysis.report import origins
 from metarun.analysis.report.episodes import Picture, pictures
 from metarun.analysis.report.methods import band
@@ -49,7 +49,7 @@ def run_pages(runs: Sequence[Found], root: Path, episodes: int) -> Iterator[RunP
             name=name,
             run=run,
             values=values,
-            texts=texts(values),
+            texts=texts(values, measure(run)),
             plot=curves(run, name),
             training=origins.training_command(run),
             records=[(record, origins.test_command(run, record)) for record in reversed(run.all_records)],

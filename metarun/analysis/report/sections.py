@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean
 
-from metarun.analysis.listing.summary import accuracy
+from metarun.analysis.listing.summary import measure
 from metarun.analysis.report.methods import Method, Setting, inner, learning
 from metarun.analysis.report.plots import Line, Plot, plot
 from metarun.runs.catalogue import Found
@@ -79,7 +79,7 @@ def costs(methods: Sequence[Method]) -> list[Cost]:
             "runs": str(len(method.runs)),
             "steps": "" if steps is None else f"{steps:.0f}",
             **{name: COSTS[name][1](value) if value else "" for name, value in own.items()},
-            "test": accuracy(reached, None),
+            "test": "" if reached is None else measure(method.runs[0]).number(reached),
         }
         found.append(Cost(method, entries, {name: 100 * (value or 0) / longest[name] for name, value in own.items()}))
     return found
