@@ -77,6 +77,12 @@ class Record:
         return found or {key: self.values[key] for key in ("ways", "shots") if key in self.values}
 
     @property
+    def tasks(self) -> dict[str, Any]:
+        """What was tested: the number of tasks, and their setting."""
+        queries = {"queries": self.values["queries"]} if "queries" in self.values else {}
+        return {"episodes": self.values["episodes"], **self.setting, **queries}
+
+    @property
     def words(self) -> str:
         """The setting as a person says it."""
         values = self.values

@@ -25,6 +25,15 @@ class Measure:
         """What stands above a column of such numbers: `accuracy, %`."""
         return f"{self.name}, {self.unit}" if self.unit else self.name
 
+    @property
+    def of_differences(self) -> str:
+        """What stands above a column of differences: points, where the numbers are percent."""
+        return "points" if self.unit == "%" else f"difference in {self.heading}"
+
+    def signed(self, difference: float) -> str:
+        """A difference of two values, with its sign and without a unit."""
+        return f"{difference:+.{self.digits}f}"
+
     def number(self, value: float | None, half: float | None = None) -> str:
         """The value with its half-width and without its unit, for a column under `heading`; a dash for None. A half-width that is not
         finite is left out."""

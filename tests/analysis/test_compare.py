@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from fabricated import measured
 from helpers import TINY, Metarun, random_table, spec
 
 from metarun.algorithms.protonet import ProtoNet
@@ -24,7 +25,7 @@ from metarun.runs.records import Record
 def test_the_statistics_of_a_small_sample_by_enumeration() -> None:
     first, second = np.array([5, 7, 3, 9, 8, 4]), np.array([8, 6, 9, 13, 10, 9])
     ahead = second - first  # 3, -1, 6, 4, 2, 5
-    found = paired(first, second, 20, 9999)
+    found = paired(first, second, 100 / 20, 9999)
     assert found.episodes == 6 and found.difference == pytest.approx(5 * 19 / 6)
     mean, sd = 19 / 6, np.sqrt(((ahead - 19 / 6) ** 2).sum() / 5)
     half = 2.570582 * sd / np.sqrt(6)  # the 97.5 % point of Student's t with 5 degrees of freedom
@@ -36,15 +37,15 @@ def test_the_statistics_of_a_small_sample_by_enumeration() -> None:
     assert found.p_permutation == pytest.approx(2 * (sums >= 19).mean()) == 2 * 2 / 64
     assert found.p_wilcoxon == pytest.approx(2 * (ranks >= 20).mean())
     assert found.episodes_needed == np.ceil(((1.959964 + 0.841621) * sd / mean) ** 2)
-    mirrored = paired(second, first, 20, 9999)
+    mirrored = paired(second, first, 100 / 20, 9999)
     assert mirrored.difference == -found.difference and mirrored.p_permutation == found.p_permutation
-    assert paired(first, second, 20, 9999) == found  # resampling is seeded
+    assert paired(first, second, 100 / 20, 9999) == found  # resampling is seeded
     assert adjusted([0.04, 0.01, 0.03]) == pytest.approx([0.04, 0.03, 0.04])
 
 
 def test_differences_that_do_not_vary() -> None:
     ones = np.ones(8, dtype=np.int64)
-    same, more = paired(ones, ones, 4, 999), paired(ones, ones + 1, 4, 999)
+    same, more = paired(ones, ones, 100 / 4, 999), paired(ones, ones + 1, 100 / 4, 999)
     assert same.ci95 == same.bootstrap_ci95 == (0, 0) and same.p_permutation == same.p_wilcoxon == 1 and same.episodes_needed is None
     assert more.ci95 == more.bootstrap_ci95 == (25, 25) and more.p_permutation == 2 / 2**8 and more.episodes_needed == 2
 
@@ -180,6 +181,21 @@ def test_mistakes_are_one_line(metarun: Metarun, tmp_path: Path, line: str, told
             (tmp_path / run / "evaluations" / "x.json").write_text(text)
     outcome = metarun(line)
     assert outcome.code == 2 and told in outcome.err and outcome.err.count("\n") == 1
+
+
+def test_any_number_of_the_tests_is_compared_by_its_measure(metarun: Metarun, tmp_path: Path) -> None:
+    for name, values in {"a": {"return": -31.5, "mse": 0.012}, "b": {"return": -20.0, "mse": 0.002}}.items():
+        measured(tmp_path / name, values)
+    returns, errors = metarun("compare a b --resamples 200"), metarun("compare a b number=mse --resamples 200")
+    assert (returns.code, errors.code) == (0, 0), returns.err + errors.err
+    assert "3 episodes, 20 steps a task" in errors.out and "mse: the lower, the better" in errors.out and "lower" not in returns.out
+    assert "-31.5 ± 7.9" in returns.out and "+11.5" in returns.out
+    assert "0.0120 ± 0.0030" in errors.out and "-0.0100" in errors.out and "difference in mse" in errors.out
+    result = json.loads(metarun("compare a b number=mse --format json --resamples 200").out)
+    assert result["horizon"] == 20 and [run["mse"] for run in result["runs"]] == [0.012, 0.002]
+    assert result["comparisons"][0]["difference"] == pytest.approx(-0.01)
+    refused = metarun("compare a b number=accuracy")
+    assert (refused.code, refused.err.count("\n")) == (2, 1) and "number: accuracy is not allowed" in refused.err
 
 
 def test_without_scipy_the_extra_is_named(metarun: Metarun, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,57 +10,71 @@ import numpy as np
 from metarun.analysis.compare.paired import adjusted, paired
 from metarun.errors import UserError
 from metarun.runs.records import SETTINGS, Record
+from metarun.text.measure import Measure
 
-TESTED_ON = ("episodes", "ways", "shots", "queries", "episodes_sha256", "data_fingerprint")
-RUN = ("accuracy", "ci95", *SETTINGS, "checkpoint_step", "seed", "checkpoint_sha256")
+RUN = (*SETTINGS, "checkpoint_step", "seed", "checkpoint_sha256")
 
 
-def compared(records: Sequence[Record], resamples: int, classes: int) -> dict[str, Any]:
-    """Records of the same episodes, called A, B, ... in their order, all against the first: percent and points.
+def compared(records: Sequence[Record], measure: Measure, resamples: int, classes: int) -> dict[str, Any]:
+    """Records of the same episodes, called A, B, ... in their order, all against the first, by `measure` and in its unit.
 
-    `classes` says how many to show at most, those first that differ most. Raises UserError for records of one episode, or with accuracies
+    `classes` says how many to show at most, those first that differ most. Raises UserError for records of one episode, or with values
     that are no numbers.
     """
     labelled, first = dict(zip(ascii_uppercase, records, strict=False)), records[0]
-    right = {label: _right(record) for label, record in labelled.items()}
-    questions = first.values["ways"] * first.values["queries"]
-    comparisons = [{"run": label, **asdict(paired(right["A"], right[label], questions, resamples))} for label in labelled if label != "A"]
+    columns = {label: _column(record, measure) for label, record in labelled.items()}
+    values, unit = {label: column for label, (column, _) in columns.items()}, columns["A"][1]
+    comparisons = [{"run": label, **asdict(paired(values["A"], values[label], unit, resamples))} for label in labelled if label != "A"]
     if len(comparisons) > 1:
         for key in ("p_permutation", "p_wilcoxon"):
             for entry, p in zip(comparisons, adjusted([entry[key] for entry in comparisons]), strict=True):
                 entry[f"{key}_adjusted"] = p
-    per_class = _per_class(labelled)
+    per_class = _per_class(labelled, measure)
     return {
-        **{key: first.values[key] for key in TESTED_ON},
-        "runs": [
-            {"run": label, "folder": record.run, **{key: {**record.values, **record.protocol}[key] for key in RUN}}
-            for label, record in labelled.items()
-        ],
+        **first.tasks,
+        **dict(zip(("episodes_sha256", "data_fingerprint"), first.tested, strict=True)),
+        "runs": [_run(label, record, measure) for label, record in labelled.items()],
         "comparisons": comparisons,
         "per_class": per_class[:classes],
-        "remarks": [*_of_all(len(comparisons), min(classes, len(per_class)), len(per_class)), *_of_records(labelled, classes)],
+        "remarks": [
+            *([] if measure.higher_is_better else [f"{measure.name}: the lower, the better"]),
+            *_of_all(len(comparisons), min(classes, len(per_class)), len(per_class)),
+            *_of_records(labelled, measure, classes),
+        ],
     }
 
 
-def _right(record: Record) -> np.ndarray:
-    """Right answers (episodes,), the integers that rounded percentages stand for. Raises UserError for less than two or for a NaN."""
-    column = record.column()
-    percent = np.asarray(column.values if column else (), dtype=np.float64)
-    if len(percent) < 2:
-        raise UserError(f"{record.run}: tested on {len(percent)} episode; at least 2 are needed to compare")
-    if not np.isfinite(percent).all():
-        raise UserError(f"{record.run}: {record.file.name} has accuracies that are no numbers; it cannot be compared")
-    return np.rint(percent * record.values["ways"] * record.values["queries"] / 100).astype(np.int64)
+def _run(label: str, record: Record, measure: Measure) -> dict[str, Any]:
+    score = record.number(measure.name)
+    assert score is not None
+    values = {**record.values, **record.protocol}
+    return {"run": label, "folder": record.run, measure.name: score.value, "ci95": score.half, **{key: values[key] for key in RUN}}
 
 
-def _per_class(labelled: Mapping[str, Record]) -> list[dict[str, Any]]:
-    """Of every class the questions and each run's accuracy, the largest difference from A first; nothing if a record lacks them."""
-    counts = {label: record.values.get("per_class") or {} for label, record in labelled.items()}
+def _column(record: Record, measure: Measure) -> tuple[np.ndarray, float]:
+    """The values of all episodes, and the unit in which they count: integers where they are multiples of something.
+
+    Raises UserError for less than two, for a NaN, and where they were not recorded.
+    """
+    column = record.column(measure.name)
+    if column is None:
+        raise UserError(f"{record.run}: {record.file.name} has no {measure.name} of every episode; it cannot be compared by that")
+    values = np.asarray(column.values, dtype=np.float64)
+    if len(values) < 2:
+        raise UserError(f"{record.run}: tested on {len(values)} episode; at least 2 are needed to compare")
+    if not np.isfinite(values).all():
+        raise UserError(f"{record.run}: {record.file.name} has values of {measure.name} that are no numbers; it cannot be compared")
+    return (values, 1.0) if column.step is None else (np.rint(values / column.step).astype(np.int64), column.step)
+
+
+def _per_class(labelled: Mapping[str, Record], measure: Measure) -> list[dict[str, Any]]:
+    """Of every class the questions and each run's number, the largest difference from A first; nothing if a record lacks them."""
+    counts = {label: record.groups if record.numbers[0].measure == measure else {} for label, record in labelled.items()}
     entries = []
     for name in set.intersection(*map(set, counts.values())):
-        accuracy = {label: 100 * right / asked for label, (right, asked) in ((label, of[name]) for label, of in counts.items())}
-        largest = max(abs(value - accuracy["A"]) for value in accuracy.values())
-        entries.append((-largest, name, {"class": name, "questions": counts["A"][name][1], "accuracy": accuracy}))
+        values = {label: total / asked for label, (total, asked) in ((label, of[name]) for label, of in counts.items())}
+        largest = max(abs(value - values["A"]) for value in values.values())
+        entries.append((-largest, name, {"class": name, "questions": counts["A"][name][1], measure.name: values}))
     return [entry for *_, entry in sorted(entries, key=lambda item: item[:2])]
 
 
@@ -77,7 +91,7 @@ def _of_all(comparisons: int, shown: int, classes: int) -> list[str]:
     return remarks
 
 
-def _of_records(labelled: Mapping[str, Record], classes: int) -> list[str]:
+def _of_records(labelled: Mapping[str, Record], measure: Measure, classes: int) -> list[str]:
     """What has to be known of these records before their numbers are put side by side."""
     remarks, checkpoints = [], dict[str, str]()
     for key in SETTINGS:
@@ -90,7 +104,7 @@ def _of_records(labelled: Mapping[str, Record], classes: int) -> list[str]:
         same = checkpoints.setdefault(record.values["checkpoint_sha256"], label)
         if same != label:
             remarks.append(f"{same} and {label} are the same checkpoint ({record.values['checkpoint_sha256'][:8]})")
-    old = [label for label, record in labelled.items() if not record.values.get("per_class")]
-    if old and classes:
-        remarks.append(f"no accuracy per class: that of {', '.join(old)} was not recorded yet; metarun evaluate does it now")
+    old = [label for label, record in labelled.items() if not record.groups]
+    if 0 < len(old) < len(labelled) and classes:
+        remarks.append(f"no {measure.name} per class: that of {', '.join(old)} was not recorded yet; metarun evaluate does it now")
     return remarks

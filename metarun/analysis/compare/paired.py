@@ -1,4 +1,4 @@
-"""How far two learners differ on the same tasks: SciPy's statistics of paired accuracies."""
+"""How far two learners differ on the same tasks: SciPy's statistics of paired values."""
 
 import math
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ AT_ONCE = 2**20
 
 @dataclass(frozen=True)
 class Paired:
-    """The second of two accuracies minus the first, in points, over `episodes` tasks that both were tested on.
+    """The second of two numbers minus the first over `episodes` tasks that both were tested on.
 
     ci95: of Student's t; bootstrap_ci95: percentiles over resampled episodes. p_permutation: of the mean, over exchanges of the two within
     episodes (exact where there are few enough); p_wilcoxon: of the signed ranks, episodes without a difference left out. episodes_needed:
@@ -30,9 +30,9 @@ class Paired:
     episodes_needed: int | None
 
 
-def paired(first: np.ndarray, second: np.ndarray, questions: int, resamples: int) -> Paired:
-    """Compares right answers (episodes,), integers of so many `questions` an episode. Resampling is seeded: the same for the same input."""
-    point, ahead = 100 / questions, (second - first).astype(np.float64)
+def paired(first: np.ndarray, second: np.ndarray, unit: float, resamples: int) -> Paired:
+    """Compares values (episodes,) that count in `unit`: right answers, for one. Resampling is seeded: the same for the same input."""
+    ahead = (second - first).astype(np.float64)
     mean, sd = float(ahead.mean()), float(ahead.std(ddof=1))
     if sd == 0:  # SciPy warns of it, and has the same interval
         low = high = mean
@@ -42,9 +42,9 @@ def paired(first: np.ndarray, second: np.ndarray, questions: int, resamples: int
     bootstrap = stats.bootstrap((ahead,), np.mean, n_resamples=resamples, batch=batch, method="percentile", rng=np.random.default_rng(SEED))
     return Paired(
         episodes=len(ahead),
-        difference=point * mean,
-        ci95=(point * float(low), point * float(high)),
-        bootstrap_ci95=(point * float(bootstrap.confidence_interval.low), point * float(bootstrap.confidence_interval.high)),
+        difference=unit * mean,
+        ci95=(unit * float(low), unit * float(high)),
+        bootstrap_ci95=(unit * float(bootstrap.confidence_interval.low), unit * float(bootstrap.confidence_interval.high)),
         p_permutation=_permutation(ahead[ahead != 0], resamples),
         p_wilcoxon=float(stats.wilcoxon(second, first).pvalue) if ahead.any() else 1.0,
         episodes_needed=_episodes_needed(mean, sd),
