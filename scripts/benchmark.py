@@ -31,8 +31,8 @@ import rivals
 from PIL import Image
 
 if TYPE_CHECKING:
+    from metarun.classification.sources import EpisodeSource
     from metarun.nn.device import Device
-    from metarun.training.build import Split
 
 
 @dataclass(frozen=True)
@@ -100,21 +100,21 @@ def ours(case: Case, root: Path, precision: str, threads: int) -> tuple[Run, Run
     from metarun.algorithms.supervised import SupervisedLearner
     from metarun.backbones.conv4 import Conv4
     from metarun.backbones.resnet12 import ResNet12
-    from metarun.classification.evaluation import evaluate
+    from metarun.classification.evaluation import score
+    from metarun.classification.sources import EpisodeSource, StagedSource
     from metarun.data.batches import Batches
     from metarun.data.episodes import Episodes, Pixels
     from metarun.data.folder import Folder
     from metarun.kinds import TaskSpec
     from metarun.nn.device import Device
-    from metarun.training.build import Split, Training, facts_of
     from metarun.training.learners import open_run
 
     device = Device("cpu", precision=precision, threads=threads)  # type: ignore[arg-type]
     device.set_up()
     table = Folder(root=root, image_size=case.size, in_channels=case.channels, split_fractions=(1, 0, 0)).load("train")
-    split = Split(Episodes(table, case.ways, case.shots, case.queries, 0, "train"), Pixels(table, device))
+    split = EpisodeSource(Episodes(table, case.ways, case.shots, case.queries, 0, "train"), Pixels(table, device), "train")
     batches = Batches(table, case.batch, 0, "train")
-    spec = TaskSpec(CrossEntropy(case.ways), facts_of(batches), open_run)
+    spec = TaskSpec(CrossEntropy(case.ways), {"classes": batches.classes}, open_run)
     first = iter(range(0, 10**9, case.tasks))
     if case.kind == "load":
         return lambda: split.draw(next(first), case.tasks), None
@@ -124,12 +124,12 @@ def ours(case: Case, root: Path, precision: str, threads: int) -> tuple[Run, Run
         shape = ("stride", "mean") if case.strides else ("pool", "flatten")
         net = Conv4(case.channels, case.size, downsample=shape[0], features=shape[1])  # type: ignore[arg-type]
     if case.kind == "supervised":
-        return training(SupervisedLearner(net, spec), Training(batches, None, split.pixels), first, case, device), None
+        return training(SupervisedLearner(net, spec), StagedSource(batches, None, split.pixels), first, case, device), None
     if case.kind == "protonet":
         return training(ProtoNet(net, spec), split, first, case, device), None
     if case.kind == "evaluate":
         learner = ProtoNet(net, spec)
-        return lambda: evaluate(learner, split.episodes, split.pixels, case.tasks, "running", device, "test"), None
+        return lambda: score(learner, split, 0, case.tasks, "running", device), None
     maml = MAML(net, spec, 0.1, max(case.steps, 1), first_order=case.first_order)
     floor = backbone_alone(net, split, case, device)
     if case.kind == "maml":
@@ -145,7 +145,7 @@ def ours(case: Case, root: Path, precision: str, threads: int) -> tuple[Run, Run
     return test, floor
 
 
-def training(learner, split: "Split", first, case: Case, device: "Device") -> Run:  # type: ignore[no-untyped-def]
+def training(learner, split: "EpisodeSource", first, case: Case, device: "Device") -> Run:  # type: ignore[no-untyped-def]
     import torch
 
     optimizer = torch.optim.Adam(learner.parameters(), lr=1e-3, fused=True)
@@ -160,7 +160,7 @@ def training(learner, split: "Split", first, case: Case, device: "Device") -> Ru
     return step
 
 
-def backbone_alone(net, split: "Split", case: Case, device: "Device") -> Run:  # type: ignore[no-untyped-def]
+def backbone_alone(net, split: "EpisodeSource", case: Case, device: "Device") -> Run:  # type: ignore[no-untyped-def]
     import torch
     from torch.func import functional_call
 

@@ -17,13 +17,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from metarun.classification.origin import dataset_name
 from metarun.config.changes import completed
 from metarun.errors import UserError
 from metarun.runs.catalogue import Found, find_runs, read_run
 from metarun.runs.export import anywhere, export
 from metarun.runs.status import write_json
 from metarun.sweeps.sweep import run_name
-from metarun.training.origin import dataset_name
 from metarun.training.testing import evaluate, record_name
 
 DIGITS = ("accuracy", "ci95", "loss", "episodes", "episodes_sha256", "data_fingerprint", "checkpoint_step", "per_episode")

@@ -1,7 +1,6 @@
-"""Accuracy with its interval, over a fixed and hashed list of episodes."""
+"""A row of numbers for each of a fixed and hashed list of episodes."""
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
@@ -10,7 +9,9 @@ from tqdm import tqdm
 
 from metarun.algorithms.base import FewShotLearner, MetricLearner, testing
 from metarun.algorithms.objectives import accuracies, full, task_losses
+from metarun.classification.sources import EpisodeSource
 from metarun.data.episodes import Draws, Episodes, Pixels
+from metarun.kinds import Table
 from metarun.nn.device import Device
 from metarun.tasks import Examples
 
@@ -21,72 +22,42 @@ NUMBERS_AT_ONCE = 2**25
 """Of the embeddings that are compared together: some of them have ten thousand numbers each."""
 
 
-@dataclass(frozen=True)
-class Result:
-    """Of `episodes` tasks: accuracies (episodes,) in percent, mean cross-entropy, and right answers and questions of every class drawn."""
-
-    accuracies: np.ndarray
-    loss: float
-    per_class: Mapping[str, tuple[int, int]] = field(default_factory=dict)
-
-    @property
-    def accuracy(self) -> float:
-        return float(self.accuracies.mean())
-
-    @property
-    def ci95(self) -> float:
-        """Half of the 95 % interval of the mean over tasks, 1.96 sigma / sqrt(n)."""
-        n = len(self.accuracies)
-        return float(1.96 * self.accuracies.std(ddof=1) / np.sqrt(n)) if n > 1 else float("nan")
-
-
 @torch.no_grad()
-def evaluate(
-    learner: FewShotLearner,
-    episodes: Episodes,
-    pixels: Pixels,
-    count: int,
-    statistics: str,
-    device: Device,
-    name: str,
-    views: int = 1,
-) -> Result:
-    """Tests `learner` on the first `count` episodes; queries are normalised by `statistics` (see `metarun.nn.batch_norm`).
+def score(learner: FewShotLearner, source: EpisodeSource, first: int, count: int, statistics: str, device: Device, views: int = 1) -> Table:
+    """Tests `learner` on `count` tasks from `first` on; queries are normalised by `statistics` (see `metarun.nn.batch_norm`).
 
     views: more than one averages the probabilities of the tasks as they are and of so many less one random changes of their images.
+    Returns `accuracy` in percent and mean cross-entropy `loss` (count,); `classes`, the names of those drawn, and `right` answers to the
+    queries of each, (count, N). A turned class of its own is `name@90` and so on.
     """
-    seen = [pixels.seen(view) for view in range(views)]
+    episodes, span = source.episodes, range(first, first + count)
+    seen = [source.pixels.seen(view) for view in range(views)]
     if isinstance(learner, MetricLearner) and statistics == "running":
-        scored = _averaged(_by_embedding(learner, episodes, view, count, device) for view in seen)
+        scored = _averaged(_by_embedding(learner, episodes, view, span, device) for view in seen)
     else:
-        scored = _averaged(_by_task(learner, episodes, view, count, statistics, device) for view in seen)
+        scored = _averaged(_by_task(learner, episodes, view, span, statistics, device) for view in seen)
     # Made before the loop: what small tensors it left behind would each split a large block that was freed, and memory would grow.
     correct, losses, done = torch.empty(count, device=device.torch), torch.empty(count, device=device.torch), 0
     right = torch.empty(count, episodes.ways, dtype=torch.int64, device=device.torch)
-    classes, turns = (np.empty((count, episodes.ways), dtype=np.int64) for _ in range(2))
+    names, turned = _names(episodes), np.empty((count, episodes.ways), dtype=np.int64)
     each = torch.arange(episodes.ways, device=device.torch).repeat_interleave(episodes.queries)
-    with testing(learner), tqdm(total=count, desc=name, unit="task", disable=None, leave=False) as bar:
+    with testing(learner), tqdm(total=count, desc=source.part, unit="task", disable=None, leave=False) as bar:
         for logits, draws in scored:
             labels = each.expand(len(logits), -1)
             some = slice(done, done + len(labels))
             correct[some], losses[some] = accuracies(logits, labels), task_losses(logits, labels)
             right[some] = (logits.argmax(-1) == labels).unflatten(1, (episodes.ways, -1)).sum(2)
-            classes[some], turns[some] = draws.classes, draws.turns
+            turned[some] = draws.classes * episodes.turned + draws.turns % episodes.turned
             done = some.stop
             bar.update(len(labels))
-    per_class = _per_class(episodes, classes, turns, right.cpu().numpy())
-    return Result(100 * correct.cpu().double().numpy(), float(losses.cpu().double().mean()), per_class)
+    percent = 100 * correct.cpu().double().numpy()
+    return {"accuracy": percent, "loss": losses.cpu().double().numpy(), "classes": names[turned], "right": right.cpu().numpy()}
 
 
-def _per_class(episodes: Episodes, classes: np.ndarray, turns: np.ndarray, right: np.ndarray) -> dict[str, tuple[int, int]]:
-    """Right answers and questions of every class, from what was drawn and right answers (episodes, N). A turned class of its own is
-    `name@90` and so on.
-    """
-    turned = episodes.turned  # 1 where a turn leaves a class the class it is
-    number = (classes * turned + turns % turned).ravel()
-    asked, answered = np.bincount(number) * episodes.queries, np.bincount(number, weights=right.ravel())
-    names = [name + (f"@{90 * turn}" if turn else "") for name in episodes.table.names for turn in range(turned)]
-    return {names[i]: (int(answered[i]), int(asked[i])) for i in np.flatnonzero(asked)}
+def _names(episodes: Episodes) -> np.ndarray:
+    """Of all classes that can be drawn; a turn is a class of its own where the table says so."""
+    names = [name + (f"@{90 * turn}" if turn else "") for name in episodes.table.names for turn in range(episodes.turned)]
+    return np.array(names, dtype=object)
 
 
 def _averaged(views: Iterable[Iterator[tuple[Tensor, Draws]]]) -> Iterator[tuple[Tensor, Draws]]:
@@ -97,10 +68,10 @@ def _averaged(views: Iterable[Iterator[tuple[Tensor, Draws]]]) -> Iterator[tuple
         yield together, same[0][1]
 
 
-def _batches(episodes: Episodes, count: int, images_at_once: int) -> Iterator[Draws]:
+def _batches(episodes: Episodes, span: range, images_at_once: int) -> Iterator[Draws]:
     size = max(1, images_at_once // (episodes.ways * (episodes.shots + episodes.queries)))
-    for first in range(0, count, size):
-        yield episodes.draw(first, min(size, count - first))
+    for first in range(span.start, span.stop, size):
+        yield episodes.draw(first, min(size, span.stop - first))
 
 
 def _images_at_once(pixels: Pixels) -> int:
@@ -108,16 +79,18 @@ def _images_at_once(pixels: Pixels) -> int:
 
 
 def _by_task(
-    learner: FewShotLearner, episodes: Episodes, pixels: Pixels, count: int, statistics: str, device: Device
+    learner: FewShotLearner, episodes: Episodes, pixels: Pixels, span: range, statistics: str, device: Device
 ) -> Iterator[tuple[Tensor, Draws]]:
     """Drawn tasks and the logits (T, n, N) of their queries."""
-    for draws in _batches(episodes, count, _images_at_once(pixels)):
+    for draws in _batches(episodes, span, _images_at_once(pixels)):
         episode = pixels.episode(draws, episodes.shots)
         with device.autocast():
             yield learner.adapt(episode.support, statistics)(episode.query.x), draws
 
 
-def _by_embedding(learner: MetricLearner, episodes: Episodes, pixels: Pixels, count: int, device: Device) -> Iterator[tuple[Tensor, Draws]]:
+def _by_embedding(
+    learner: MetricLearner, episodes: Episodes, pixels: Pixels, span: range, device: Device
+) -> Iterator[tuple[Tensor, Draws]]:
     """The same for a learner whose embedding of an image depends on nothing else: every image once, then gathers."""
     table, turned = episodes.table, episodes.table.rotations != "none"
     owned = np.concatenate([np.arange(start, start + size) for start, size in zip(table.starts, table.counts, strict=True)])
@@ -126,7 +99,7 @@ def _by_embedding(learner: MetricLearner, episodes: Episodes, pixels: Pixels, co
     embedded = [_embed_all(learner, pixels, owned, turn, device) for turn in range(4 if turned else 1)]
     z = torch.stack(embedded)
     labels = torch.arange(episodes.ways, device=z.device)
-    for draws in _batches(episodes, count, min(EMBEDDINGS_AT_ONCE, NUMBERS_AT_ONCE // z.shape[-1])):
+    for draws in _batches(episodes, span, min(EMBEDDINGS_AT_ONCE, NUMBERS_AT_ONCE // z.shape[-1])):
         at = z[device.put(draws.turns[..., None]), device.put(row[draws.images])]
         support, query = at[:, :, : episodes.shots], at[:, :, episodes.shots :]
         y = labels.repeat_interleave(episodes.shots).expand(len(at), -1)

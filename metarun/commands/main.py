@@ -88,9 +88,9 @@ def check_and_prepare(cfg: dict[str, Any], run_dir: Path) -> None:
     """Everything that can refuse a training run, in the order of its cost; writes nothing into the run folder."""
     check(cfg)
     check_targets(cfg)
-    from metarun.commands.train import prepare
+    from metarun.training.build import build
 
-    prepare(cfg, run_dir)
+    build(cfg, run_dir)
 
 
 def report(error: Exception) -> int:

@@ -2,17 +2,15 @@
 
 import time
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 from torch.optim.lr_scheduler import ConstantLR
 
 from metarun.algorithms.base import FewShotLearner
-from metarun.classification.evaluation import evaluate as score
 from metarun.commands.lines import learned
-from metarun.commands.train import Job, prepare
+from metarun.tasks import TaskSource
 from metarun.text.units import counted, duration, size
-from metarun.training.build import Config, Data, Split
+from metarun.training.build import Config, Job, build
 from metarun.training.trainer import Trainer
 
 STEPS_LIMIT = 20.0
@@ -25,13 +23,14 @@ TASKS_LIMIT = 5.0
 
 def plan(cfg: Config, run_dir: Path) -> Iterator[str]:
     """The lines of `metarun plan`, as they are known. Raises UserError where `train` would, TrainingError if not one task fits."""
-    job = prepare(cfg, run_dir)
+    job = build(cfg, run_dir)
     trainer = job.trainer(run=None, validate=None)  # what a step does not need
     tasks, steps = cfg["tasks_per_step"], cfg["steps"]
     weights = f"{learned(job.learner):,} meta-learned parameters"
     yield f"learner      {type(job.learner).__name__}, {weights}, on {job.device.torch}, {job.device.precision}"
     for when, what, images in parts(job.learner, cfg):
         yield f"{when:13}{what}: {images:,} images"
+    trainer.source.draw(0, 1)  # brings the data to where they are wanted
     before = job.device.used_memory()
     job.update.scheduler = ConstantLR(job.update.optimizer, factor=1.0)  # a schedule may end with the run, and the rate takes no time
     found = step_seconds(trainer)
@@ -45,12 +44,12 @@ def plan(cfg: Config, run_dir: Path) -> Iterator[str]:
     total = steps * step
     if job.validation is not None:
         times, episodes = -(-steps // cfg["val_every"]), cfg["protocol"]["val_episodes"]
-        each = evaluation_seconds(job, cfg, job.validation, episodes)
+        each = evaluation_seconds(job, job.validation, episodes)
         yield f"validation   {counted(times, 'time')} {counted(episodes, 'episode')}, {duration(each)} each: {duration(times * each)}"
         total += times * each
     episodes = cfg["protocol"]["episodes"]
     members = cfg["protocol"]["ensemble"]
-    test = members * evaluation_seconds(job, cfg, Data(cfg, job.device).protocol(cfg["protocol"]["split"]), episodes)
+    test = members * evaluation_seconds(job, job.kind.evaluation(cfg["protocol"]["split"]), episodes)
     yield f"test         {counted(episodes, 'episode')}: {duration(test)}"
     yield f"in all       {duration(total + test)}" + ", or less where patience ends it" * (cfg["patience"] is not None)
 
@@ -93,16 +92,13 @@ def seconds(trainer: Trainer, at: int, count: int) -> float:
     return (time.perf_counter() - begin) / count
 
 
-def evaluation_seconds(job: Job, cfg: Config, split: Split, count: int) -> float:
-    """Seconds to test `count` episodes of `split`: ever more of them are, until they are all or too slow, and the last two times say."""
-    statistics = cfg["protocol"]["batch_norm"] or job.learner.statistics
-    views = cfg["protocol"]["views"]
-    run = partial(score, job.learner, split.episodes, split.pixels, statistics=statistics, device=job.device, name="plan", views=views)
+def evaluation_seconds(job: Job, source: TaskSource, count: int) -> float:
+    """Seconds to test `count` tasks of `source`: ever more of them are, until they are all or too slow, and the last two times say."""
 
     def timed(episodes: int) -> float:
         job.device.synchronise()
         begin = time.perf_counter()
-        run(count=episodes)
+        job.kind.score(job.learner, source, 0, episodes)
         job.device.synchronise()
         return time.perf_counter() - begin
 

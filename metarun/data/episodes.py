@@ -9,6 +9,7 @@ import json
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -117,22 +118,26 @@ class Pixels:
         residency: Literal["auto", "device", "ram", "disk"] = "auto",
         augment: Sequence[Transform] = (),
     ) -> None:
-        self.augment, self.view = augment, 0
-        on_device = residency == "device" or (residency == "auto" and table.images.nbytes < device.free_memory() / 2)
-        images = torch.from_numpy(np.array(table.images) if residency == "ram" else table.images)
-        count, height, width, channels = images.shape
+        self.table, self.residency, self.augment, self.view = table, residency, augment, 0
+        _, height, width, channels = table.images.shape
         self.device, self.shape = device, (height, width, channels)
-        self.bytes = images.view(count, -1)
-        if on_device:
-            self.bytes = self.bytes.to(device.torch)
         std = torch.tensor(table.std, dtype=torch.float32).expand(channels)
         mean = torch.tensor(table.mean, dtype=torch.float32).expand(channels)
         self.factor, self.offset = (1 / (255 * std)).to(device.torch), (-mean / std).to(device.torch)
         places = torch.arange(height * width).view(height, width)
         self.turns = torch.stack([places.rot90(k).flatten() for k in range(4)]).to(device.torch)
 
+    @cached_property
+    def bytes(self) -> Tensor:
+        """All images of the table (images, H·W·C), where they reside from the first use on."""
+        nbytes = self.table.images.nbytes
+        on_device = self.residency == "device" or (self.residency == "auto" and nbytes < self.device.free_memory() / 2)
+        images = torch.from_numpy(np.array(self.table.images) if self.residency == "ram" else self.table.images).flatten(1)
+        return images.to(self.device.torch) if on_device else images
+
     def seen(self, view: int) -> "Pixels":
         """The same images, each changed at random in a way that is its own in this view; view 0 leaves them as they are."""
+        assert self.bytes is not None  # brought once, for all views
         other = copy(self)
         other.view = view
         return other

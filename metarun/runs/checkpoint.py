@@ -73,6 +73,17 @@ def renewed(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
+def facts_of(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run was trained on: the facts that its kind had of it. Older checkpoints have them as `data` and `classes`; the oldest, which
+    have no use for rotations, do not count these.
+    """
+    if "facts" in checkpoint:
+        return dict(checkpoint["facts"])
+    data = checkpoint["data"]
+    count = checkpoint.get("classes", len(data["classes"]))
+    return {"fingerprint": data["fingerprint"], "names": data["classes"], "shape": data["image"], "classes": count}
+
+
 def newest(folder: Path) -> str:
     """The name of a run's last checkpoint; of one that was given away (`metarun.runs.export`) there may be the best alone."""
     return "best" if not (folder / "checkpoints/last.pt").exists() and (folder / "checkpoints/best.pt").exists() else "last"

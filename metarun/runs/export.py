@@ -15,7 +15,7 @@ from metarun.runs.checkpoint import load_checkpoint, save_checkpoint, selected
 from metarun.runs.files import whole_folder
 from metarun.runs.status import read_json, write_json
 
-KEPT = ("config", "choices", "data", "classes", "versions", "changes", "step", "best", "ranking", "model")
+KEPT = ("config", "choices", "facts", "data", "classes", "versions", "changes", "step", "best", "ranking", "model")
 TOLD = ("state", "step", "steps", "step_seconds", "seconds", "peak_memory", "best", "test")
 
 

@@ -45,8 +45,8 @@ class Run:
         if metrics_bytes == 0:
             csv.writer(self.metrics).writerow(["step", "split", "name", "value"])
         self.board = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
-        told = {key: value for key, value in (facts or {}).items() if key != "data"}
-        write_json(folder / "config.json", told | {"data_fingerprint": facts["data"]["fingerprint"]} if facts else {})
+        told = {key: value for key, value in (facts or {}).items() if key != "facts"}
+        write_json(folder / "config.json", told | {"data_fingerprint": facts["facts"]["fingerprint"]} if facts else {})
         if checkpoint is None:
             (folder / "status.json").unlink(missing_ok=True)  # of an attempt that left no checkpoint
         self.begin, self.before = time.perf_counter(), read_json(folder / "status.json").get("seconds", 0.0)
@@ -75,10 +75,10 @@ class Run:
         """Writes the resolved config to TensorBoard, as text."""
         self.board.add_text("config", "```\n" + json.dumps(cfg, indent=2) + "\n```")
 
-    def conclude(self, cfg: Mapping[str, Any], accuracy: float) -> None:
-        """Writes the config once more beside the tested accuracy, for TensorBoard's table of hyperparameters."""
+    def conclude(self, cfg: Mapping[str, Any], name: str, value: float) -> None:
+        """Writes the config once more beside the number that was tested, for TensorBoard's table of hyperparameters."""
         plain = {key: value if isinstance(value, bool | int | float | str) else str(value) for key, value in flat(cfg).items()}
-        self.board.add_hparams(plain, {"hparam/test_accuracy": accuracy}, run_name=".")
+        self.board.add_hparams(plain, {f"hparam/test_{name}": value}, run_name=".")
 
     def flush(self) -> int:
         """Makes the metrics durable; returns their length in bytes, as a checkpoint remembers it."""

@@ -136,11 +136,10 @@ def refuse_unknown(number: str | None, records: Iterable[Record]) -> None:
         raise UserError(f"number: {number} is not allowed; {near(number, [*names])}the tests have {', '.join(names)}")
 
 
-def written(values: Mapping[str, Any]) -> dict[str, Any]:
-    """What a record of today says beside the keys of before: its numbers, and the columns that have a measure and a value a task."""
-    scores = _of_before(values)
+def written(scores: Scores, columns: Mapping[str, Sequence[float]]) -> dict[str, Any]:
+    """What a record of today says of its numbers. columns: of those that have a measure, the value of every task."""
     numbers = [{**asdict(score.measure), "value": score.value, "intervals": dict(score.intervals)} for score in scores.numbers]
-    return {"numbers": numbers, "columns": {scores.numbers[0].measure.name: values["per_episode"]}}
+    return {"numbers": numbers, "columns": dict(columns), "groups": {name: list(part) for name, part in scores.groups.items()}}
 
 
 def _measure(entry: Mapping[str, Any]) -> Measure:

@@ -8,8 +8,8 @@ from hydra.utils import instantiate
 from metarun.config.schema import check
 from metarun.config.targets import check_targets
 from metarun.nn.device import Device
-from metarun.training.build import Config, facts_of, make_optimizer, refuse_unfit, training_batches
-from metarun.training.learners import make_learner
+from metarun.training.build import Config, fitted, make_optimizer
+from metarun.training.learners import make_kind, make_learner
 
 ANY = {"classes": 2, "names": ["one", "other"], "shape": None}
 """Stand-in facts, where the data lie elsewhere."""
@@ -28,15 +28,15 @@ class PointCheck:
         """Returns the fingerprint of the images that are trained on, where they are looked at."""
         check(cfg)
         check_targets(cfg)
-        source = self.source(cfg["dataset"])
-        batches = training_batches(cfg, source, augment=False) if self.local else None
-        learner = make_learner(cfg, Device("cpu"), facts_of(batches) if batches else ANY)
+        kind = make_kind(cfg, Device("cpu"), self.source(cfg["dataset"]))
+        facts = kind.facts(cfg["train_split"]) if self.local else ANY
+        learner = make_learner(cfg, kind, facts)
         make_optimizer(cfg, learner.parameters())
-        if batches is None:
+        if not self.local:
             return None
         Device(**cfg["device"])
-        refuse_unfit(cfg, learner, source)
-        return batches.table.fingerprint
+        fitted(cfg, kind, learner, facts)
+        return str(facts["fingerprint"])
 
     def source(self, node: Config) -> Any:
         """The source of images of a dataset node, whose splits are read once."""

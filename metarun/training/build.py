@@ -1,7 +1,10 @@
-"""The objects that a config describes: learner, data, numbered episodes."""
+"""What a config describes, made once: kind, learner, update, sources. Nothing is written."""
 
-from collections.abc import Collection, Iterable, Mapping
+import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,16 +15,19 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from metarun.algorithms.base import FewShotLearner
-from metarun.data import augmentation
-from metarun.data.batches import Batches
-from metarun.data.episodes import Episodes, Pixels
-from metarun.data.table import ImageTable
+from metarun.config.keys import PLACES, ROLES, differences
 from metarun.errors import UserError
+from metarun.kinds import Kind
 from metarun.nn.device import Device
-from metarun.tasks import Episode, Examples, TaskSource
+from metarun.runs.checkpoint import facts_of, load_checkpoint, newest, versions
+from metarun.runs.folder import refuse_taken
+from metarun.tasks import TaskSource
 from metarun.training.gradient import MetaGradient
+from metarun.training.learners import make_kind, make_learner
+from metarun.training.trainer import Trainer
 
 Config = Mapping[str, Any]
+LOOP = ("steps", "tasks_per_step", "val_every", "log_every", "checkpoint_every", "keep_best", "patience")
 
 
 def make_optimizer(cfg: Config, parameters: Iterable[nn.Parameter]) -> tuple[Optimizer, LRScheduler]:
@@ -49,136 +55,76 @@ def make_update(cfg: Config, learner: FewShotLearner, device: Device) -> MetaGra
 
 
 @dataclass(frozen=True)
-class Split(TaskSource):
-    """Numbered episodes of a split and the images to make them of."""
+class Job:
+    """Everything a run needs, built and checked. `trainer` lacks only the run and its validation; protocol: by which it is tested."""
 
-    episodes: Episodes
-    pixels: Pixels
+    kind: Kind
+    device: Device
+    learner: FewShotLearner
+    update: MetaGradient
+    protocol: Mapping[str, Any]
+    validation: TaskSource | None
+    trainer: partial[Trainer]
+    facts: Mapping[str, Any]
+    checkpoint: Mapping[str, Any] | None
 
-    def draw(self, first: int, count: int) -> Episode:
-        return self.pixels.episode(self.episodes.draw(first, count), self.episodes.shots)
 
-    def sha256(self, count: int) -> str:
-        return self.episodes.sha256(count)
+def build(cfg: Config, run_dir: Path, choices: Mapping[str, str] | None = None) -> Job:
+    """Builds all that can refuse, and writes nothing into `run_dir`. Raises UserError."""
+    refuse_taken(run_dir, resume=bool(cfg["resume"]))
+    device = Device(**cfg["device"])
+    device.set_up()
+    kind = make_kind(cfg, device)
+    known = kind.facts(cfg["train_split"])
+    learner = make_learner(cfg, kind, known)
+    fits = fitted(cfg, kind, learner, known)
+    update = make_update(cfg, learner, device)
+    facts: dict[str, Any] = {
+        "config": {**json.loads(json.dumps(cfg)), "resume": None},
+        "choices": dict(choices or {}),
+        "facts": known,
+        "versions": versions(),
+    }
+    checkpoint = resumed(run_dir, known) if cfg["resume"] else None
+    facts["changes"] = changes(checkpoint, facts["config"])
+    loop = {name: cfg[name] for name in LOOP}
+    trainer = partial(Trainer, learner, update, device, fits.training, measure=kind.measures[0], facts=facts, **loop)
+    return Job(kind, device, learner, update, fits.protocol, fits.validation, trainer, facts, checkpoint)
 
 
 @dataclass(frozen=True)
-class Training(TaskSource):
-    """What a learner is trained on: mini-batches up to the number `first`, and from there the tasks of a split, if there is one."""
+class Fitted:
+    """What a learner is trained, validated and tested on, and by which protocol."""
 
-    batches: Batches
-    split: Split | None
-    pixels: Pixels
-    first: int = 0
-
-    def draw(self, first: int, count: int) -> Episode | Examples:
-        if self.split is not None and first >= self.first:
-            return self.split.draw(first, count)
-        draws, labels = self.batches.draw(first, count)
-        return self.pixels.batch(draws, labels, self.batches.classes)
-
-    def sha256(self, count: int) -> str:
-        if self.split is None:
-            return self.batches.sha256(count)
-        tasks = self.split.sha256(count)
-        return f"{self.batches.sha256(min(count, self.first))}+{tasks}" if self.first else tasks
+    training: TaskSource
+    validation: TaskSource | None
+    protocol: Mapping[str, Any]
 
 
-class Data:
-    """The dataset of a config; splits that are parts of one table share its images on the device."""
-
-    def __init__(self, cfg: Config, device: Device) -> None:
-        self.cfg, self.device, self.source = cfg, device, instantiate(cfg["dataset"])
-        self.loaded: list[tuple[ImageTable, Pixels]] = []
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """Of the images that are trained on."""
-        return facts_of(training_batches(self.cfg, self.source, augment=False))
-
-    def training(self, learner: FewShotLearner) -> Training:
-        batches = training_batches(self.cfg, self.source, learner.augment)
-        pixels = self._pixels(batches.table)
-        if learner.supervised_steps is None:
-            return Training(batches, None, pixels)
-        split = self._split(training_episodes(self.cfg, self.source))
-        return Training(batches, split, pixels, learner.supervised_steps * self.cfg["tasks_per_step"])
-
-    def protocol(self, split: str) -> Split:
-        return self._split(protocol_episodes(self.cfg, self.source, split))
-
-    def _split(self, episodes: Episodes) -> Split:
-        return Split(episodes, self._pixels(episodes.table))
-
-    def _pixels(self, table: ImageTable) -> Pixels:
-        pixels = next((pixels for other, pixels in self.loaded if other.images is table.images), None)
-        if pixels is None:
-            transforms = getattr(self.source, "augment", ())
-            pixels = Pixels(table, self.device, getattr(self.source, "residency", "auto"), transforms)
-            self.loaded.append((table, pixels))
-        return pixels
-
-
-def facts_of(batches: Batches) -> dict[str, Any]:
-    """What a learner is told of the data that it is trained on (see `TaskSpec`)."""
-    return {"classes": batches.classes, "names": list(batches.table.names), "shape": list(batches.table.images.shape[1:])}
-
-
-def training_episodes(cfg: Config, source: Any) -> Episodes:
-    """The tasks that are trained on. Raises UserError where the images do not suffice."""
-    task, split = cfg["task"], cfg["train_split"]
-    return Episodes(source.load(split), task["ways"], task["shots"], task["queries"], cfg["seed"], split, augment=task["augment"])
-
-
-def training_batches(cfg: Config, source: Any, augment: bool) -> Batches:
-    """The mini-batches that are trained on in a supervised stage."""
-    split = cfg["train_split"]
-    return Batches(source.load(split), cfg["task"]["batch"], cfg["seed"], split, augment and bool(getattr(source, "augment", ())))
-
-
-def protocol_episodes(cfg: Config, source: Any, split: str) -> Episodes:
-    """Validation and test have the protocol's seed: their episodes are the same for all runs. Raises UserError as above."""
-    p = cfg["protocol"]
-    return Episodes(source.load(split), p["ways"], p["shots"], p["queries"], p["seed"], split, key="protocol")
-
-
-def refuse_ways(learner: FewShotLearner, episodes: Episodes, key: str) -> None:
-    """Raises UserError if the tasks, configured under `key`, have more or fewer classes than the learner is built for."""
-    if learner.outputs not in (None, episodes.ways):
-        raise UserError(f"{key}.ways: {episodes.ways} is not allowed; {type(learner).__name__} is built for {learner.outputs}")
-
-
-def refuse_unfit(cfg: Config, learner: FewShotLearner, source: Any) -> None:
-    """Raises UserError if the learner cannot be trained, validated or tested on the data, or should not be."""
-    if learner.supervised_steps is not None:
-        refuse_ways(learner, training_episodes(cfg, source), "task")
-    test = protocol_episodes(cfg, source, cfg["protocol"]["split"])
-    if cfg["val_every"]:
-        protocol_episodes(cfg, source, "val")
-    refuse_ways(learner, test, "protocol")
-    trained = source.load(cfg["train_split"])
-    refuse_overlap(cfg, trained.names, test.table)
+def fitted(cfg: Config, kind: Kind, learner: FewShotLearner, facts: Mapping[str, Any]) -> Fitted:
+    """Raises UserError if the learner cannot be trained, validated or tested on the kind's data, or should not be."""
+    training = kind.training(learner)
+    kind.evaluation(cfg["protocol"]["split"])
+    validation = kind.evaluation("val") if cfg["val_every"] else None
+    protocol = kind.protocol_for(learner, facts)
     learner.check_training()
-    refuse_augmentation("algorithm.augment", source, test.table, learner.augment and learner.supervised_steps != 0, needed=False)
-    refuse_augmentation("task.augment", source, test.table, cfg["task"]["augment"])
-    refuse_augmentation("protocol.views", source, test.table, cfg["protocol"]["views"] > 1)
+    return Fitted(training, validation, protocol)
 
 
-def refuse_augmentation(key: str, source: Any, table: ImageTable, wanted: bool, needed: bool = True) -> None:
-    """Raises UserError if images are to be augmented, as `key` says, and the dataset's transforms do not fit them, or `needed` are none."""
-    if not wanted:
-        return
-    transforms = getattr(source, "augment", ())
-    if needed and not transforms:
-        raise UserError(f"{key}: not allowed with an empty dataset.augment; name its transforms there")
-    augmentation.refuse_unfit(transforms, table.images.shape[3], table.images.shape[1])
+def resumed(run_dir: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The checkpoint that a run goes on from. Raises UserError if it cannot, or not with the data of which these are the facts."""
+    checkpoint = load_checkpoint(run_dir, newest(run_dir))
+    if not {"update", "optimizer"} & checkpoint.keys():
+        raise UserError(f"resume: {run_dir} holds a model to be tested, without the state of its training")
+    if facts_of(checkpoint) != facts:
+        raise UserError(f"dataset.root: the images or classes are not those of {run_dir}; a run goes on with its own data only")
+    return checkpoint
 
 
-def refuse_overlap(cfg: Config, trained: Collection[str], table: ImageTable) -> None:
-    """Raises UserError if classes to be tested were trained on, unless the protocol allows it."""
-    both = set(trained).intersection(table.names)
-    if both and not cfg["protocol"]["allow_overlap"]:
-        raise UserError(
-            f"protocol.split: {cfg['protocol']['split']} has {len(both)} classes that were trained on ({min(both)} among them); "
-            "protocol.allow_overlap=true tests them all the same"
-        )
+def changes(checkpoint: Mapping[str, Any] | None, config: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What changed whenever the run went on: at which step, and by key the value before and after. Where things lie is left out."""
+    if checkpoint is None:
+        return []
+    changed = differences(checkpoint["config"], config, ROLES)
+    values = {key: list(pair) for key, pair in changed.items() if key.rpartition(".")[2] not in PLACES}
+    return [*checkpoint.get("changes", []), *([{"step": checkpoint["step"], "values": values}] if values else [])]

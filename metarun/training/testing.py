@@ -1,4 +1,4 @@
-"""Tested numbers: an accuracy never stands without the protocol, the episodes, the checkpoint and the config behind it."""
+"""Tested numbers: a number never stands without the protocol, the tasks, the checkpoint and the config behind it."""
 
 import hashlib
 import json
@@ -9,106 +9,88 @@ from typing import Any
 
 import numpy as np
 
-from metarun.classification.diagnostics import diagnose
-from metarun.classification.evaluation import Result
-from metarun.classification.evaluation import evaluate as score
 from metarun.config.aliases import of_before
-from metarun.data.table import ImageTable
-from metarun.errors import UserError
+from metarun.kinds import Kind, Table
 from metarun.nn.device import Device
-from metarun.runs.checkpoint import file_sha256, load_checkpoint, selected, versions
+from metarun.runs.checkpoint import facts_of, file_sha256, load_checkpoint, selected, versions
 from metarun.runs.records import written
 from metarun.runs.status import now, write_json
-from metarun.training.build import Config, Data, Split, refuse_augmentation, refuse_overlap, refuse_ways
-from metarun.training.learners import together, trained
-from metarun.training.origin import class_names, dataset_name, identity, other_dataset, other_images, remark
+from metarun.tasks import TaskSource
+from metarun.text.measure import Scores
+from metarun.training.learners import Config, load, make_kind, make_learner, together
 
 log = logging.getLogger(__name__)
+NOT_OF_A_TEST = ("seed", "val_episodes", "allow_overlap", "diagnostics", "ensemble")
+"""Keys of the protocol that a record has in its config alone; its own `seed` is that of the training."""
 
 
 def evaluate(cfg: Config, run_dir: Path) -> dict[str, Any]:
-    """Tests the checkpoint that the protocol selects; writes and returns the record. Raises UserError."""
-    device, protocol = Device(**cfg["device"]), cfg["protocol"]
+    """Tests the checkpoints that the protocol selects; writes and returns the record. Raises UserError."""
+    device = Device(**cfg["device"])
     device.set_up()
-    names = selected(run_dir, protocol)
-    checkpoints = [load_checkpoint(run_dir, name) for name in names]
-    checkpoint = checkpoints[0]
-    data = Data(cfg, device)
-    split = data.protocol(protocol["split"])
-    table = split.episodes.table
-    refuse_other_images(table, checkpoint["data"]["image"])
-    refuse_overlap(cfg, checkpoint["data"]["classes"], table)
-    refuse_augmentation("protocol.views", data.source, table, protocol["views"] > 1)
-    members = trained(cfg, run_dir, checkpoints, device)
-    refuse_ways(members[0], split.episodes, "protocol")
-    learner = together(members)
-    statistics = protocol["batch_norm"] or members[0].statistics
-    result = score(learner, split.episodes, split.pixels, protocol["episodes"], statistics, device, "test", protocol["views"])
-    paths = [run_dir / "checkpoints" / f"{name}.pt" for name in names]
-    record = _record(cfg, result, split, statistics, paths, checkpoint)
-    classes = class_names(data.source)
-    record["dataset"] = identity(cfg, classes)
-    record["cross_domain"] = other_dataset(cfg, checkpoint, classes)
-    record["other_images"] = None if record["cross_domain"] else other_images(checkpoint, data.source)
-    if looked_at := min(protocol["diagnostics"], protocol["episodes"]):
-        record["diagnostics"] = {"episodes": looked_at, **diagnose(learner, split.draw(0, looked_at), statistics, device)}
-    record |= written(record)
+    kind, checkpoints = make_kind(cfg, device), chosen(run_dir, cfg["protocol"])
+    members = [make_learner(cfg, kind, facts_of(checkpoint)) for checkpoint in checkpoints.values()]
+    protocol = kind.protocol_for(members[0], facts_of(next(iter(checkpoints.values()))))  # before weights that may not fit
+    load(members, run_dir, checkpoints.values())
+    return test(cfg, kind, together(members), protocol, run_dir, checkpoints)
+
+
+def chosen(run_dir: Path, protocol: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The checkpoints that the protocol tests, by name, the best first. Raises UserError where there are none."""
+    return {name: load_checkpoint(run_dir, name) for name in selected(run_dir, protocol)}
+
+
+def test(
+    cfg: Config, kind: Kind, learner: Any, protocol: Mapping[str, Any], run_dir: Path, checkpoints: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Scores a learner that has the weights of `checkpoints` by the protocol, all of it resolved; writes and returns the record."""
+    source, count = kind.evaluation(protocol["split"]), protocol["episodes"]
+    table = kind.score(learner, source, 0, count)
+    scores, checkpoint = kind.summary(table), next(iter(checkpoints.values()))
+    paths = [run_dir / "checkpoints" / f"{name}.pt" for name in checkpoints]
+    record = {**_numbers(kind, scores, table), **_tasks(kind, source, protocol), **_model(cfg, protocol, paths, checkpoint)}
+    origin, remark = kind.origin(cfg, checkpoint)
+    record |= {**origin, "config": cfg, "tested": now(), "versions": versions()}
+    if looked_at := min(protocol["diagnostics"], count):
+        record["diagnostics"] = {"episodes": looked_at, **kind.diagnose(learner, source, looked_at)}
     _write(run_dir / "evaluations", record)
+    first = scores.numbers[0]
     log.info(
-        "%s accuracy %.2f ± %.2f %% (%d episodes, %d-way %d-shot, %d queries a class, batch statistics: %s, step %d%s%s%s)",
-        *(protocol["split"], result.accuracy, result.ci95, record["episodes"]),
-        *(record["ways"], record["shots"], record["queries"], statistics, checkpoint["step"]),
-        f", mean of {len(names)} checkpoints" if len(names) > 1 else "",
+        "%s %s %s (%d episodes, %s, batch statistics: %s, step %d%s%s%s)",
+        *(protocol["split"], first.measure.name, first.measure.text(first.value, first.half), count, kind.words),
+        *(protocol["batch_norm"], checkpoint["step"]),
+        f", mean of {len(paths)} checkpoints" if len(paths) > 1 else "",
         f", mean of {protocol['views']} views" if protocol["views"] > 1 else "",
-        remark(cfg, checkpoint, record),
+        remark,
     )
     return record
 
 
-def refuse_other_images(table: ImageTable, trained: Sequence[int]) -> None:
-    """Raises UserError, with the overrides that help, if the images are not of the size and channels (H, W, C) that were trained on."""
-    height, width, channels = trained
-    if table.images.shape[1:] != (height, width, channels):
-        hint = f"; dataset.image_size={height} dataset.in_channels={channels} makes them fit" if height == width else ""
-        raise UserError(
-            f"dataset: its images are {table.images.shape[1:]} (height, width, channels), the run's were {(height, width, channels)}{hint}"
-        )
+def _numbers(kind: Kind, scores: Scores, table: Table) -> dict[str, Any]:
+    """The numbers by name, the interval of the first over tasks, and its value for every task; and the same as `numbers` say it."""
+    first = scores.numbers[0]
+    columns = {measure.name: np.round(table[measure.name], 4).tolist() for measure in kind.measures if table[measure.name].ndim == 1}
+    found = {score.measure.name: score.value for score in scores.numbers}
+    return {**found, "ci95": first.half, "per_episode": columns[first.measure.name], **written(scores, columns)}
 
 
-def _record(
-    cfg: Config, result: Result, split: Split, statistics: str, paths: Sequence[Path], checkpoint: Mapping[str, Any]
-) -> dict[str, Any]:
-    episodes = split.episodes
+def _tasks(kind: Kind, source: TaskSource, protocol: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        "accuracy": result.accuracy,
-        "ci95": None if np.isnan(result.ci95) else result.ci95,
-        "loss": result.loss,
-        "episodes": len(result.accuracies),
-        "ways": episodes.ways,
-        "shots": episodes.shots,
-        "queries": episodes.queries,
-        "batch_norm": statistics,
-        "split": cfg["protocol"]["split"],
+        **{key: value for key, value in protocol.items() if key not in NOT_OF_A_TEST},
+        **{"setting": dict(kind.setting), "words": kind.words},
+        "episodes_sha256": source.sha256(protocol["episodes"]),
+        "data_fingerprint": kind.facts(protocol["split"])["fingerprint"],
+    }
+
+
+def _model(cfg: Config, protocol: Mapping[str, Any], paths: Sequence[Path], checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    return {
         "seed": checkpoint["config"]["seed"],
-        "episodes_sha256": episodes.sha256(len(result.accuracies)),
-        "data_fingerprint": episodes.table.fingerprint,
-        "trained_on": {
-            "dataset": dataset_name(checkpoint["config"]),
-            "fingerprint": checkpoint["data"]["fingerprint"],
-            "split": checkpoint["config"].get("train_split", "train"),
-        },
         "checkpoint": "+".join(path.name for path in paths),
         "checkpoint_sha256": "+".join(file_sha256(path) for path in paths),
         "checkpoint_step": checkpoint["step"],
-        "selection": cfg["protocol"]["selection"],
         "ensemble": len(paths),
-        "views": cfg["protocol"]["views"],
-        "per_episode": np.round(result.accuracies, 4).tolist(),
-        "per_class": {name: list(counts) for name, counts in result.per_class.items()},
-        "config": cfg,
         "changes": checkpoint.get("changes", []),
-        "tested": now(),
-        "versions": versions(),
     }
 
 

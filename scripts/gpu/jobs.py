@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metarun.commands.train import prepare
 from metarun.config.compose import compose, conf_dir, run_values
 from metarun.nn.device import Device
 from metarun.tasks import Episode, Examples
+from metarun.training.build import build
 from metarun.training.trainer import Trainer
 
 SMALL = (
@@ -55,7 +55,7 @@ def small(name: str) -> list[str]:
 def made(overrides: Sequence[str]) -> Made:
     cfg = run_values(compose("train", Namespace(overrides=list(overrides), config_dir=None)))
     with TemporaryDirectory() as folder:
-        job = prepare(cfg, Path(folder) / "run")
+        job = build(cfg, Path(folder) / "run")
     trainer = job.trainer(run=SimpleNamespace(flush=lambda: 0), validate=lambda step: {})
     trainer.learner.train()
     return Made(trainer, job.device)

@@ -16,7 +16,7 @@ from metarun.backbones.conv4 import Conv4
 from metarun.nn.batch_norm import MODES
 from metarun.nn.device import Device
 from metarun.tasks import Episode, Examples
-from metarun.training.learners import make_learner
+from metarun.training.learners import make_kind, make_learner
 
 ALGORITHMS = sorted((CONF / "algorithm").rglob("*.yaml"))
 BACKBONES = sorted((CONF / "backbone").rglob("*.yaml"))
@@ -30,7 +30,7 @@ def learner_of(path: Path) -> FewShotLearner:
     torch.manual_seed(0)
     cfg = composed(f"algorithm={path.stem}", "backbone=conv4", "task.ways=3")
     cfg["backbone"] |= {"image_size": 16, "widths": [4, 6], "film_block": 1 if path.stem == "cavia" else None, "context": 3}
-    return make_learner(cfg, Device("cpu"), spec(classes=3).facts).double()
+    return make_learner(cfg, make_kind(cfg, Device("cpu")), spec(classes=3).facts).double()
 
 
 def training_tasks(learner: FewShotLearner, episode: Episode) -> Episode | Examples:

@@ -13,12 +13,12 @@ from metarun.algorithms.maml import MAML
 from metarun.algorithms.maml_plus_plus import MAMLPlusPlus, step_weights
 from metarun.algorithms.meta_sgd import MetaSGD
 from metarun.backbones.conv4 import Conv4
+from metarun.classification.sources import EpisodeSource
 from metarun.data.episodes import Episodes, Pixels
 from metarun.data.glyphs import Glyphs
 from metarun.errors import UserError
 from metarun.nn.device import Device
 from metarun.tasks import Episode
-from metarun.training.build import Split
 
 Weights = dict[str, Tensor]
 
@@ -244,7 +244,7 @@ def test_adapts_chooses_parameters_and_refuses_what_names_none() -> None:
 def test_half_precision_keeps_the_direction_of_the_meta_gradient(steps: int) -> None:
     torch.manual_seed(8)
     device, table = Device("cpu"), Glyphs().load("train")
-    episode = Split(Episodes(table, 5, 1, 15, 0, "train"), Pixels(table, device)).draw(0, 16)
+    episode = EpisodeSource(Episodes(table, 5, 1, 15, 0, "train"), Pixels(table, device), "train").draw(0, 16)
     learner = MAML(Conv4(1, 28), spec(5), 0.1, steps)
     exact = torch.cat([g.flatten() for g in gradients_of(learner.meta_loss(episode)[0].mean(), learner)])
     with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):

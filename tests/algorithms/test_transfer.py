@@ -26,9 +26,8 @@ from metarun.algorithms.supervised import SupervisedLearner
 from metarun.algorithms.teacher import Teacher
 from metarun.backbones.conv4 import Conv4
 from metarun.errors import UserError
-from metarun.runs.checkpoint import load_checkpoint
+from metarun.runs.checkpoint import facts_of, load_checkpoint
 from metarun.tasks import Episode, Examples
-from metarun.training.learners import trained_on
 
 
 def backbone() -> Conv4:
@@ -249,7 +248,7 @@ def test_fine_tuning_is_a_plain_loop_over_tasks(statistics: str, head_only: bool
 def test_a_run_teaches_another_and_a_wrong_one_is_refused(metarun: Metarun, tmp_path: Path, trained: Path) -> None:
     line = f"train algorithm=logistic_regression {TINY} task.batch=8"
     assert metarun(f"{line} hydra.run.dir=first").code == 0
-    facts = trained_on(load_checkpoint(Path("first"), "last"))
+    facts = facts_of(load_checkpoint(Path("first"), "last"))
 
     def student_of(**changes: Any) -> LogisticRegression:
         told = replace(spec(), facts={**facts, **changes})

@@ -9,17 +9,20 @@ import numpy as np
 import pytest
 import torch
 from fabricated import measured
-from helpers import TINY, Metarun, random_table, spec
+from helpers import TINY, Metarun, composed, random_table, spec
 
 from metarun.algorithms.protonet import ProtoNet
 from metarun.analysis.compare.choosing import chosen
 from metarun.analysis.compare.paired import adjusted, paired
 from metarun.backbones.conv4 import Conv4
-from metarun.classification.evaluation import evaluate
+from metarun.classification.evaluation import score
+from metarun.classification.kind import Classification
+from metarun.classification.sources import EpisodeSource
 from metarun.data.episodes import Episodes, Pixels
 from metarun.errors import UserError
 from metarun.nn.device import Device
 from metarun.runs.records import Record
+from metarun.training.learners import make_kind
 
 
 def test_the_statistics_of_a_small_sample_by_enumeration() -> None:
@@ -54,8 +57,8 @@ def test_differences_that_do_not_vary() -> None:
 @pytest.mark.parametrize("statistics", ["running", "support"])  # by embedding and by task
 def test_right_answers_of_every_class_by_counting(rotations: str, statistics: str) -> None:
     torch.manual_seed(0)
-    table, device = random_table([6, 7, 8, 6, 9, 6, 7], size=8, rotations=rotations), Device("cpu")
-    part = table.select(table.names[2:])
+    whole, device = random_table([6, 7, 8, 6, 9, 6, 7], size=8, rotations=rotations), Device("cpu")
+    part = whole.select(whole.names[2:])
     learner, episodes, pixels = ProtoNet(Conv4(1, 8, (4,)), spec()).eval(), Episodes(part, 3, 2, 3, 0, "test"), Pixels(part, device)
     counts: dict[str, list[int]] = {}
     for number in range(40):
@@ -68,9 +71,10 @@ def test_right_answers_of_every_class_by_counting(rotations: str, statistics: st
             count = counts.setdefault(part.names[draws.classes[0, label]] + f"@{90 * turn}" * bool(turn), [0, 0])
             count[0] += answer == label
             count[1] += 1
-    result = evaluate(learner, episodes, pixels, 40, statistics, device, "test")
-    assert result.per_class == {name: tuple(count) for name, count in counts.items()}
-    assert sum(right for right, _ in counts.values()) == pytest.approx(result.accuracy / 100 * 40 * 9)
+    table = score(learner, EpisodeSource(episodes, pixels, "test"), 0, 40, statistics, device)
+    found = Classification.summary(make_kind(composed("task.queries=3", "protocol.queries=3"), device), table)  # type: ignore[arg-type]
+    assert found.groups == {name: (100 * right, asked) for name, (right, asked) in counts.items()}
+    assert sum(right for right, _ in counts.values()) == pytest.approx(found.numbers[0].value / 100 * 40 * 9)
 
 
 def record(run: str, episodes: int, batch_norm: str, name: str = "") -> Record:
@@ -111,7 +115,8 @@ def test_runs_are_compared_on_what_they_were_tested_on(metarun: Metarun, runs: P
     assert found["difference"] == pytest.approx(np.mean(b["per_episode"]) - np.mean(a["per_episode"]), abs=1e-3)
     assert sum(entry["questions"] for entry in result["per_class"]) == 3 * 3 * 2
     for entry in result["per_class"]:
-        assert [entry["accuracy"][run] / 100 for run in "AB"] == [r / q for r, q in (x["per_class"][entry["class"]] for x in (a, b))]
+        shares = [total / asked for total, asked in (x["groups"][entry["class"]] for x in (a, b))]
+        assert [entry["accuracy"][run] for run in "AB"] == shares
     gaps = [abs(entry["accuracy"]["B"] - entry["accuracy"]["A"]) for entry in result["per_class"]]
     assert gaps == sorted(gaps, reverse=True) and gaps[0] > 0
     table, csv = metarun("compare a b=2 --classes 1"), metarun("compare a b=2 --format csv")
@@ -124,7 +129,7 @@ def test_runs_are_compared_on_what_they_were_tested_on(metarun: Metarun, runs: P
     entries = json.loads(three.out)["comparisons"]
     assert [entry["p_wilcoxon_adjusted"] for entry in entries] == pytest.approx(adjusted([entry["p_wilcoxon"] for entry in entries]))
     assert "A and C are the same checkpoint" in three.out and "Benjamini" in three.out
-    path_a.write_text(json.dumps({key: value for key, value in a.items() if key not in ("per_class", "ensemble")}))
+    path_a.write_text(json.dumps({key: value for key, value in a.items() if key not in ("groups", "ensemble")}))
     old = metarun("compare a b=2")
     assert (
         old.code == 0 and "no accuracy per class: that of A" in old.out and "glyphs/" not in old.out and "ensemble differs" not in old.out

@@ -6,15 +6,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import TINY, Metarun, double_cpu, random_table, spec
+from helpers import TINY, Metarun, composed, double_cpu, random_table, spec
 
 from metarun.algorithms.protonet import ProtoNet
 from metarun.backbones.conv4 import Conv4
-from metarun.classification.evaluation import Result, _by_embedding, _by_task, evaluate
+from metarun.classification.evaluation import _by_embedding, _by_task
 from metarun.data.episodes import Episodes, Pixels
+from metarun.kinds import Kind
 from metarun.nn.device import Device
 from metarun.runs.checkpoint import file_sha256
 from metarun.runs.folder import Run
+from metarun.training.learners import make_kind
 
 
 @pytest.mark.parametrize("rotations", ["none", "classes"])
@@ -28,18 +30,23 @@ def test_scoring_stored_embeddings_equals_running_the_network_per_task(rotations
         Pixels(part, device),
     )
     with torch.no_grad():
-        fast = torch.cat([logits for logits, _ in _by_embedding(learner, episodes, pixels, 40, device)])
-        slow = torch.cat([logits for logits, _ in _by_task(learner, episodes, pixels, 40, "running", device)])
+        fast = torch.cat([logits for logits, _ in _by_embedding(learner, episodes, pixels, range(3, 43), device)])
+        slow = torch.cat([logits for logits, _ in _by_task(learner, episodes, pixels, range(3, 43), "running", device)])
     torch.testing.assert_close(fast, slow, rtol=1e-9, atol=1e-12)
 
 
 def test_accuracy_and_interval_by_hand() -> None:
-    learner = ProtoNet(Conv4(1, 8, (4,)), spec())
-    table = random_table([6] * 5, size=8)
-    result = evaluate(learner, Episodes(table, 3, 1, 2, 0, "test"), Pixels(table, Device("cpu")), 30, "query", Device("cpu"), "test")
-    assert result.accuracies.shape == (30,) and learner.training
-    by_hand = Result(np.array([0.0, 50.0, 100.0, 50.0]), 1.0)
-    assert by_hand.accuracy == 50 and by_hand.ci95 == pytest.approx(1.96 * 40.8248 / 2, rel=1e-4)
+    kind = make_kind(composed("task.ways=3", "task.queries=2", "protocol.queries=2"), Device("cpu"))
+    learner, source = ProtoNet(Conv4(1, 28, (4,)), spec()), kind.evaluation("val")
+    table = kind.score(learner, source, 0, 30)
+    assert table["accuracy"].shape == (30,) and learner.training
+    parts = [kind.score(learner, source, first, 15) for first in (0, 15)]  # a row depends on no other
+    for name, column in table.items():
+        assert np.array_equal(column, np.concatenate([part[name] for part in parts])), name
+    by_hand = {"accuracy": np.array([0.0, 50.0, 100.0, 50.0, np.nan]), "loss": np.ones(5)}
+    (accuracy, loss) = Kind.summary(kind, by_hand).numbers
+    assert accuracy.value == 50 and accuracy.half == pytest.approx(1.96 * 40.8248 / 2, rel=1e-4)
+    assert loss.value == 1 and loss.half == 0 and loss.measure.name == "loss"
 
 
 def test_a_record_carries_its_protocol_and_can_be_had_again(metarun: Metarun, trained: Path) -> None:

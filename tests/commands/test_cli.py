@@ -426,7 +426,7 @@ def test_a_bug_keeps_its_traceback(metarun: Metarun, tmp_path: Path, monkeypatch
     def broken(*args: object) -> None:
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr("metarun.commands.train.prepare", broken)
+    monkeypatch.setattr("metarun.training.build.build", broken)
     outcome = metarun("train")
     assert outcome.code == 1 and "Traceback" in outcome.err and "in broken" in outcome.err
     assert not list(tmp_path.iterdir())

@@ -23,7 +23,7 @@ from metarun.nn.device import Device
 from metarun.runs.catalogue import read_run
 from metarun.runs.checkpoint import save_checkpoint
 from metarun.tasks import Examples
-from metarun.training.learners import make_learner
+from metarun.training.learners import make_kind, make_learner
 
 ALGORITHMS = sorted(path.stem for path in (CONF / "algorithm").rglob("*.yaml"))
 SHOTS = {"ant": 1, "bee": 3, "cat": 2}
@@ -37,7 +37,7 @@ NET = (
 def model(folder: Path, *words: str) -> FewShotLearner:
     """A run in `folder`, with a checkpoint of a network that never saw anything; returns its learner."""
     cfg = composed(*NET, *words)
-    learner = make_learner(cfg, Device("cpu"), spec(classes=7).facts).eval()
+    learner = make_learner(cfg, make_kind(cfg, Device("cpu")), spec(classes=7).facts).eval()
     (folder / "checkpoints").mkdir(parents=True)
     image = [cfg["dataset"]["image_size"]] * 2 + [cfg["dataset"]["in_channels"]]
     facts = {"config": cfg, "choices": {}, "data": {"fingerprint": "", "image": image, "classes": list("abcdefg")}, "step": 1}
@@ -121,7 +121,8 @@ def film(name: str) -> list[str]:
 def test_classes_of_unequal_numbers_are_told_apart(name: str) -> None:
     """Where the order of the classes makes no difference to equal classes, it makes none to unequal ones."""
     torch.manual_seed(0)
-    learner = make_learner(composed(*NET, f"algorithm={name}", *film(name)), Device("cpu"), spec(classes=7).facts).double().eval()
+    cfg = composed(*NET, f"algorithm={name}", *film(name))
+    learner = make_learner(cfg, make_kind(cfg, Device("cpu")), spec(classes=7).facts).double().eval()
     query = torch.rand(1, 5, 1, SIZE, SIZE, dtype=torch.float64)
 
     def answers(groups: list[Tensor]) -> Tensor:

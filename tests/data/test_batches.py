@@ -8,15 +8,16 @@ from torchvision.transforms import v2
 
 from metarun.algorithms.protonet import ProtoNet
 from metarun.backbones.conv4 import Conv4
-from metarun.classification.evaluation import evaluate
+from metarun.classification.evaluation import score
+from metarun.classification.sources import EpisodeSource
 from metarun.data.augmentation import augmented
 from metarun.data.batches import Batches
 from metarun.data.episodes import Episodes, Pixels
 from metarun.errors import UserError
 from metarun.nn.device import Device
 from metarun.tasks import Episode, Examples
-from metarun.training.build import Data, refuse_unfit
-from metarun.training.learners import make_learner
+from metarun.training.build import fitted
+from metarun.training.learners import make_kind, make_learner
 
 CHANGES = [v2.RandomResizedCrop((8, 8)), v2.ColorJitter(0.4, 0.4, 0.4), v2.RandomHorizontalFlip()]
 
@@ -68,15 +69,17 @@ def test_views_are_averaged_as_probabilities(statistics: str) -> None:
     table, device = random_table([6] * 4, size=8, channels=3), double_cpu()
     learner, episodes = ProtoNet(Conv4(3, 8, (4,)), spec(), scale=0.1).double().eval(), Episodes(table, 3, 1, 4, 0, "test")
     pixels = Pixels(table, device, augment=CHANGES)
-    result = evaluate(learner, episodes, pixels, 5, statistics, device, "test", views=3)
+    table = score(learner, EpisodeSource(episodes, pixels, "test"), 0, 5, statistics, device, views=3)
     draws, expected = episodes.draw(0, 5), torch.zeros(5, 12, 3, dtype=torch.float64)
     for view in range(3):
         episode: Episode = pixels.seen(view).episode(draws, 1)
         with torch.no_grad():
             expected += learner.adapt(episode.support, statistics)(episode.query.x).softmax(-1) / 3
     labels: Examples = episode.query
-    np.testing.assert_allclose(result.accuracies, 100 * (expected.argmax(-1) == labels.y).float().mean(1), rtol=1e-5)
-    assert result.loss == pytest.approx(float(torch.nn.functional.nll_loss(expected.log().flatten(0, 1), labels.y.flatten())), rel=1e-5)
+    np.testing.assert_allclose(table["accuracy"], 100 * (expected.argmax(-1) == labels.y).float().mean(1), rtol=1e-5)
+    assert table["loss"].mean() == pytest.approx(
+        float(torch.nn.functional.nll_loss(expected.log().flatten(0, 1), labels.y.flatten())), rel=1e-5
+    )
 
 
 @pytest.mark.parametrize(
@@ -93,7 +96,8 @@ def test_views_are_averaged_as_probabilities(statistics: str) -> None:
 )
 def test_changes_that_cannot_be_made_are_refused(words: list[str], said: str) -> None:
     cfg = composed("dataset.classes=30", "dataset.split_sizes=[10,10,10]", "protocol.ways=3", *words)
-    data = Data(cfg, Device("cpu"))
-    learner = make_learner(cfg, Device("cpu"), data.facts)
+    kind = make_kind(cfg, Device("cpu"))
+    facts = kind.facts("train")
+    learner = make_learner(cfg, kind, facts)
     with pytest.raises(UserError, match=said):
-        refuse_unfit(cfg, learner, data.source)
+        fitted(cfg, kind, learner, facts)

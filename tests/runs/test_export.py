@@ -14,7 +14,7 @@ from metarun.runs.export import export
 sys.path.append(str(Path(__file__).parents[2] / "scripts"))
 import reference  # noqa: E402
 
-DIGITS = ("accuracy", "ci95", "loss", "per_episode", "per_class", "episodes_sha256")
+DIGITS = ("accuracy", "ci95", "loss", "per_episode", "groups", "episodes_sha256")
 
 
 def test_an_exported_run_gives_the_same_digits(metarun: Metarun, trained: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from fabricated import fabricate, measured
 from metarun.errors import UserError
 from metarun.runs.catalogue import read_run
 from metarun.runs.records import OF_BEFORE, Record, refuse_unknown, written
-from metarun.text.measure import Measure, Score
+from metarun.text.measure import Measure, Score, Scores
 
 OLD: dict[str, Any] = {
     "accuracy": 80.0, "ci95": 22.6, "loss": 0.3, "per_episode": [100.0, 66.6667, 73.3333], "ways": 5, "shots": 1, "queries": 3,
@@ -20,7 +20,9 @@ OLD: dict[str, Any] = {
 
 def test_a_record_of_before_says_what_one_of_today_says() -> None:
     old = Record("run", Path("old.json"), OLD)
-    new = Record("run", Path("new.json"), json.loads(json.dumps({**OLD, **written(OLD)})))
+    scores = Scores((Score(OF_BEFORE[0], 80.0, {"tasks": 22.6}), Score(OF_BEFORE[1], 0.3)), {"a": (300, 4)})
+    said = {**{key: OLD[key] for key in OLD if key != "per_class"}, **written(scores, {"accuracy": OLD["per_episode"]})}
+    new = Record("run", Path("new.json"), json.loads(json.dumps(said)))
     for record in (old, new):
         assert record.numbers == (Score(OF_BEFORE[0], 80.0, {"tasks": 22.6}), Score(OF_BEFORE[1], 0.3, {}))
         assert record.numbers[0].number == "80.00 ± 22.60" and record.number("loss") == record.numbers[1]

@@ -49,11 +49,9 @@ def _column(record: Record) -> Sequence[float]:
 
 
 def _pictures(folder: Path, record: Record, numbers: Sequence[int]) -> Iterator[Picture]:
-    from metarun.classification.picture import episode_figure
     from metarun.nn.device import Device
     from metarun.runs.checkpoint import file_sha256, load_checkpoint
-    from metarun.training.build import Data
-    from metarun.training.learners import together, trained
+    from metarun.training.learners import make_kind, together, trained
 
     values, column = record.values, _column(record)
     paths = [folder / "checkpoints" / name for name in values["checkpoint"].split("+")]
@@ -64,14 +62,15 @@ def _pictures(folder: Path, record: Record, numbers: Sequence[int]) -> Iterator[
     cfg = values["config"]
     # Wherever it was tested; a device that has no such precision takes its own.
     device = Device("auto", cfg["device"]["precision"] if cfg["device"]["precision"] != "fp16" else "fp32", keep_memory=False)
-    split = Data(cfg, device).protocol(values["split"])
-    if split.episodes.table.fingerprint != values["data_fingerprint"]:
+    kind = make_kind({**cfg, "protocol": {**cfg["protocol"], "batch_norm": values["batch_norm"]}}, device)
+    if kind.facts(values["split"])["fingerprint"] != values["data_fingerprint"]:
         raise UserError("dataset: its images are not those that were tested")
     checkpoints = [load_checkpoint(folder, path.stem) for path in paths]
-    learner = together(trained(cfg, folder, checkpoints, device))
+    learner, source = together(trained(cfg, kind, folder, checkpoints)), kind.evaluation(values["split"])
     questions = values["ways"] * values["queries"]
     for number in numbers:
-        figure = episode_figure(learner, split.draw(number, 1), values["batch_norm"], device)
+        figure = kind.picture(learner, source, number)
+        assert figure is not None
         accuracy = column[number]
         wrong = round(questions * (1 - accuracy / 100))
         _, height, width = figure.shape

@@ -14,7 +14,7 @@ from metarun.config.refusals import in_one_line
 from metarun.config.targets import check_targets
 from metarun.errors import UserError
 from metarun.nn.device import Device
-from metarun.runs.checkpoint import load_checkpoint, selected
+from metarun.runs.checkpoint import facts_of, load_checkpoint, selected
 from metarun.training import learners
 
 ASKED: dict[str | None, dict[str, Any]] = {
@@ -49,8 +49,8 @@ def trained(values: Mapping[str, str]) -> Model:
         device = _device(cfg["device"], values.get("device", "auto"))
         names = selected(run_dir, {**cfg["protocol"], **ASKED[values.get("checkpoint")]}, "checkpoint=last takes the last one")
         checkpoints = [load_checkpoint(run_dir, name) for name in names]
-        view = _view(instantiate(cfg["dataset"]), checkpoints[0]["data"]["image"], values)
-        members = learners.trained(cfg, run_dir, checkpoints, device)
+        view = _view(instantiate(cfg["dataset"]), facts_of(checkpoints[0])["shape"], values)
+        members = learners.trained(cfg, learners.make_kind(cfg, device), run_dir, checkpoints)
     for member in members:
         member.eval()
     return Model(members, names, values.get("batch_norm") or cfg["protocol"]["batch_norm"] or members[0].statistics, device, view)

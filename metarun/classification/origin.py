@@ -8,10 +8,27 @@ from typing import Any
 from metarun.config.aliases import renamed
 from metarun.data.source import SPLITS, Source
 from metarun.errors import UserError
+from metarun.runs.checkpoint import facts_of
 
 Checkpoint = Mapping[str, Any]
 UNREADABLE = (UserError, LookupError, ValueError, OSError)
 """What a source raises for a split that it does not have, or whose files are elsewhere."""
+
+
+def compared(config: Mapping[str, Any], checkpoint: Checkpoint, source: Any) -> dict[str, Any]:
+    """What a record says of the data tested (`dataset`) and of those trained on (`trained_on`), and whether they are the same."""
+    names, trained = class_names(source), checkpoint["config"]
+    other = other_dataset(config, checkpoint, names)
+    return {
+        "trained_on": {
+            "dataset": dataset_name(trained),
+            "fingerprint": facts_of(checkpoint)["fingerprint"],
+            "split": trained.get("train_split", "train"),
+        },
+        "dataset": identity(config, names),
+        "cross_domain": other,
+        "other_images": None if other else other_images(checkpoint, source),
+    }
 
 
 def class_names(source: Any) -> set[str]:
@@ -50,7 +67,7 @@ def other_dataset(config: Mapping[str, Any], checkpoint: Checkpoint, names: Coll
     """
     if target(config) != target(checkpoint["config"]):
         return True
-    return not set(checkpoint["data"]["classes"]) <= set(names)
+    return not set(facts_of(checkpoint)["names"]) <= set(names)
 
 
 def other_images(checkpoint: Checkpoint, source: Any) -> bool | None:
@@ -59,7 +76,7 @@ def other_images(checkpoint: Checkpoint, source: Any) -> bool | None:
         now = source.load(checkpoint["config"].get("train_split", "train"))
     except UNREADABLE:
         return None
-    return bool(now.fingerprint != checkpoint["data"]["fingerprint"])
+    return bool(now.fingerprint != facts_of(checkpoint)["fingerprint"])
 
 
 def remark(config: Mapping[str, Any], checkpoint: Checkpoint, record: Mapping[str, Any]) -> str:
